@@ -1,0 +1,1 @@
+"""Measure fabric side by side with its peers: ``python -m bench``."""

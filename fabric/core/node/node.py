@@ -1,0 +1,330 @@
+"""The node's machine: the local scheduler.
+
+It schedules leases, not calls: clients ask for workers of a shape, it grants them by fairness
+between jobs and depth within one, recalls them when others wait, and lends out the share of a call
+that waits. No call passes through it. What it knows of actors is in `residents`, of objects in
+`store`; the tables (`staff`, `demands`, `resources`, `segments`) only answer.
+"""
+
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any
+
+from fabric.config import Limits
+from fabric.core.effects import Effect, Exit, Send, StopWorker, WatchProcess
+from fabric.core.events import Event, PeerLost, ProcessEnded, SegmentRecycled, WorkerExited
+from fabric.core.node.residents import Resident, Residents
+from fabric.core.node.scheduling import Scheduling
+from fabric.core.node.staff import WorkerState
+from fabric.core.node.store import Store
+from fabric.ids import Address, Incarnation, address, incarnation_of
+from fabric.protocol.messages import (
+    ActorChanged,
+    ActorFailed,
+    ActorRefused,
+    ActorStarted,
+    Allocate,
+    AnyMessage,
+    ClientDied,
+    ClientRegistered,
+    CreateActor,
+    EndActor,
+    EndJob,
+    FreeObjects,
+    FunctionFound,
+    GetFunction,
+    GetNamedActor,
+    GetView,
+    JoinNode,
+    LeaseReturned,
+    NamedActor,
+    NodeFenced,
+    NodeHeartbeat,
+    NodeJoined,
+    PlaceActor,
+    PutFunction,
+    RecallLease,
+    RegisterClient,
+    RegisterJob,
+    RequestLease,
+    ReturnLease,
+    SealObject,
+    StopActor,
+    UnregisterClient,
+    View,
+    ViewChanged,
+    WatchActor,
+    WorkerBlocked,
+    WorkerDied,
+    WorkerReady,
+    WorkerResumed,
+)
+from fabric.protocol.values import Failure, JobView, NodeView
+
+
+class NodeMachine:
+    """See the module. Peers are clients, workers and the control store."""
+
+    def __init__(
+        self,
+        place: Address,
+        control: Address,
+        limits: Limits,
+        random: Random,
+        *,
+        resources: Mapping[str, int],
+        store_prefix: str,
+        store_bytes_max: int,
+        workers_kept: int,
+        host: str = "",
+        pid: int = 0,
+    ) -> None:
+        self.address = place
+        self.me = incarnation_of(place)
+        self.control = control
+        self.limits = limits
+        self.host = host
+        self.pid = pid
+        self.store_prefix = store_prefix
+        self.scheduling = Scheduling(limits, random, resources, workers_kept, self._is_client)
+        self.staff = self.scheduling.staff
+        self.resources = self.scheduling.resources
+        self.store = Store(store_prefix, store_bytes_max, limits)
+        self.residents = Residents(control, self.view, self._is_client)
+        self.clients: dict[Incarnation, RegisterClient] = {}
+        self.epoch = 0
+        self._beat_at = 0.0
+        self._is_new = True
+        self._on = self._reactions()
+
+    def _reactions(self) -> Mapping[type, Callable[[Address, Any, float], list[Effect]]]:
+        residents, store, scheduling = self.residents, self.store, self.scheduling
+        return {
+            RegisterClient: self.on_register_client,
+            UnregisterClient: self.on_unregister_client,
+            ProcessEnded: self.on_process_ended,
+            RequestLease: scheduling.on_request_lease,
+            ReturnLease: scheduling.on_return_lease,
+            LeaseReturned: scheduling.on_lease_returned,
+            WorkerReady: scheduling.on_worker_ready,
+            WorkerExited: self.on_worker_exited,
+            WorkerBlocked: scheduling.on_worker_blocked,
+            WorkerResumed: scheduling.on_worker_resumed,
+            NodeJoined: self.on_node_joined,
+            NodeFenced: self.on_node_fenced,
+            PeerLost: self.on_peer_lost,
+            Allocate: store.on_allocate,
+            SealObject: store.on_seal_object,
+            FreeObjects: store.on_free_objects,
+            SegmentRecycled: store.on_segment_recycled,
+            PlaceActor: residents.on_place_actor,
+            ActorStarted: residents.on_actor_started,
+            ActorFailed: residents.on_actor_failed,
+            StopActor: residents.on_stop_actor,
+            CreateActor: residents.on_create_actor,
+            WatchActor: residents.on_watch_actor,
+            EndActor: residents.on_end_actor,
+            GetNamedActor: residents.on_get_named_actor,
+            GetView: residents.on_get_view,
+            PutFunction: residents.on_put_function,
+            GetFunction: residents.on_get_function,
+            FunctionFound: residents.on_function_found,
+            NamedActor: residents.on_named_actor,
+            ActorRefused: residents.on_actor_refused,
+            ActorChanged: residents.on_actor_changed,
+            View: residents.on_view,
+            ViewChanged: residents.on_view_changed,
+        }
+
+    def handle(self, source: Address, message: AnyMessage | Event, now: float) -> list[Effect]:
+        """Hear one message or event."""
+        react = self._on.get(type(message))
+        return react(source, message, now) if react is not None else []
+
+    def tick(self, now: float) -> list[Effect]:
+        """Serve who waits, end what is not needed, tell the control store that we live."""
+        effects: list[Effect] = []
+        if self._is_new:
+            self._is_new = False
+            effects.append(Send(self.control, JoinNode(self.view())))
+        effects += self._place_actors(now)
+        effects += self.scheduling.serve(len(self.residents.waiting()), now)
+        effects += self.scheduling.end_surplus(now)
+        effects += self.store.tick(now)
+        if self.epoch and now >= self._beat_at:
+            self._beat_at = now + self.limits.node_heartbeat_s
+            effects.append(Send(self.control, NodeHeartbeat(self.view())))
+        return effects
+
+    def deadline(self) -> float | None:
+        """The next heartbeat, end of a quantum, or due date of the store."""
+        dues = [self._beat_at] if self.epoch else []
+        store = self.store.segments.deadline()
+        if store is not None:
+            dues.append(store)
+        dues += self.scheduling.dues()
+        return min(dues, default=None)
+
+    def check(self) -> None:
+        """Accounts balance, and workers are who they believe to be."""
+        self.scheduling.check()
+        self.residents.check()
+
+    def view(self) -> NodeView:
+        """This node as everybody may know it."""
+        return NodeView(
+            self.me,
+            "alive",
+            self.host,
+            self.pid,
+            tuple(self.resources.totals.items()),
+            tuple(self.resources.free.items()),
+            len(self.staff.workers),
+            self.store.segments.bytes_total,
+            self.store.segments.bytes_max,
+        )
+
+    def snapshot(self) -> Mapping[str, object]:
+        """Figures for `fabric status` and the tests."""
+        return {
+            "free": dict(self.resources.free),
+            "workers": {one.address: one.state for one in self.staff.workers.values()},
+            "clients": len(self.clients),
+            "actors": len(self.residents.actors),
+            "segments": len(self.store.segments.table),
+        }
+
+    # clients
+
+    def _is_client(self, client: bytes) -> bool:
+        return client in self.clients
+
+    def on_register_client(
+        self, client: Address, message: RegisterClient, now: float
+    ) -> list[Effect]:
+        """A driver, or a worker that submits; a driver starts its job."""
+        incarnation = incarnation_of(client)
+        is_known = incarnation in self.clients
+        self.clients[incarnation] = message
+        totals = tuple(self.resources.totals.items())
+        welcome = Send(client, ClientRegistered(self.me, totals, self.store_prefix))
+        if is_known or not message.is_driver:
+            return [welcome]
+        job = JobView(message.job.job, "running", message.pid, message.entrypoint)
+        return [
+            welcome,
+            WatchProcess(incarnation, message.pid),
+            Send(self.control, RegisterJob(job, message.job)),
+        ]
+
+    def on_unregister_client(
+        self, client: Address, message: UnregisterClient, now: float
+    ) -> list[Effect]:
+        """It ends in order."""
+        return self._client_gone(incarnation_of(client), now)
+
+    def on_process_ended(self, source: Address, message: ProcessEnded, now: float) -> list[Effect]:
+        """A driver's process is gone."""
+        return self._client_gone(message.client, now)
+
+    def _client_gone(self, client: Incarnation, now: float) -> list[Effect]:
+        """Its demands, leases and objects go; with a driver goes its job."""
+        registered = self.clients.pop(client, None)
+        if registered is None:
+            return []
+        place = address("c", client)
+        self.scheduling.demands.forget_client(place)
+        self.residents.client_died(client)
+        effects: list[Effect] = [Send(self.control, EndJob(registered.job.job, client))]
+        effects += [Send(address("c", one), ClientDied(client)) for one in self.clients]
+        for worker in self.staff.workers.values():
+            if worker.state == "starting":
+                continue
+            if registered.is_driver and worker.job == registered.job.job:
+                effects += self._end_of_job(worker)
+            else:
+                effects.append(Send(worker.address, ClientDied(client)))
+                if worker.client == place and worker.state == "leased" and worker.recall != "full":
+                    worker.recall = "full"
+                    effects.append(Send(worker.address, RecallLease(worker.lease, False)))
+        return effects + self.store.client_died(client, place, now)
+
+    def _end_of_job(self, worker: WorkerState) -> list[Effect]:
+        if worker.actor_id is not None:
+            resident = self.residents.actors.get(worker.actor_id)
+            if resident is not None and resident.spec.is_detached:
+                return []
+            if resident is not None:
+                resident.stop = Failure("actor_died", "its driver is gone")
+        return [StopWorker(worker.incarnation)]
+
+    def on_worker_exited(self, source: Address, message: WorkerExited, now: float) -> list[Effect]:
+        """Its process is gone: its client learns how far it came, or its actor's life is over."""
+        worker = self.staff.workers.pop(message.worker, None)
+        if worker is None:
+            return []
+        failure = _crash(message)
+        effects: list[Effect] = []
+        if worker.state == "starting":
+            effects += self.scheduling.start_failed(failure)
+        elif worker.state == "leased":
+            progress = next((one for one in message.progress if one.lease == worker.lease), None)
+            died = WorkerDied(worker.address, worker.lease, progress, failure)
+            effects.append(Send(worker.client, died))
+            self.scheduling.demands.released(worker, False, now)
+        if worker.actor_id is not None:
+            resident = self.residents.actors.get(worker.actor_id)
+            if resident is not None and resident.worker is worker:
+                mine = tuple(one for one in message.progress if one.lease == worker.lease)
+                effects += self.residents.worker_gone(resident, failure, mine)
+        self.scheduling.vacate(worker)
+        worker.become("gone", now)
+        effects += self._client_gone(worker.incarnation, now)
+        return effects + self.store.client_died(worker.incarnation, worker.address, now)
+
+    # actors
+
+    def _place_actors(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for resident in self.residents.waiting():
+            if not self.resources.fits(resident.spec.shape):
+                continue
+            worker = self.staff.idle_for(resident.spec.job.job)
+            if worker is None:
+                break
+            effects += self._settle_in(resident, worker, now)
+        return effects
+
+    def _settle_in(self, resident: Resident, worker: WorkerState, now: float) -> list[Effect]:
+        self.scheduling.lease(worker, resident.spec.job.job, resident.spec.shape, now)
+        worker.become("actor", now)
+        return self.residents.settle_in(resident, worker)
+
+    # the control store
+
+    def on_node_joined(self, source: Address, message: NodeJoined, now: float) -> list[Effect]:
+        """We are in."""
+        self.epoch = message.epoch
+        self._beat_at = now + self.limits.node_heartbeat_s
+        return [Send(self.control, GetView(b""))]
+
+    def on_node_fenced(self, source: Address, message: NodeFenced, now: float) -> list[Effect]:
+        """We were declared dead: what we did since then does not count."""
+        return [Exit("the control store declared this node dead")]
+
+    def on_peer_lost(self, source: Address, message: PeerLost, now: float) -> list[Effect]:
+        """A client that is no driver of ours, or a driver that vanished."""
+        if message.peer.startswith("c:"):
+            return self._client_gone(incarnation_of(message.peer), now)
+        return []
+
+
+def _crash(exited: WorkerExited) -> Failure:
+    """How a worker's process ended, as its call's failure says it."""
+    if exited.signal is not None:
+        text = f"its worker was ended by signal {exited.signal}"
+    else:
+        text = f"its worker exited with code {exited.exit_code}"
+    if exited.log_tail:
+        text += f"; its last words:\n{exited.log_tail}"
+    return Failure("worker_crashed", text)

@@ -1,0 +1,332 @@
+"""The node's scheduling side: who gets a worker, who gives one back, when one is forked or ended.
+
+The part of the node's machine that speaks about leases. It grants by fairness between jobs and by
+depth within one, recalls leases when others wait, lends out the share of a call that waits, and
+refuses what can never be. It knows neither objects nor what an actor is, beyond that it needs a
+worker.
+"""
+
+from collections.abc import Callable, Mapping
+from random import Random
+
+from fabric.config import Limits
+from fabric.core.effects import Effect, Send, StartWorker
+from fabric.core.machine import InvariantError
+from fabric.core.node.demands import Demand, Demands, is_fair_victim, needs, shares_of
+from fabric.core.node.resources import Resources, amounts_text
+from fabric.core.node.staff import NO_SHAPE, Staff, WorkerState
+from fabric.ids import Address, Incarnation, JobId, incarnation_of
+from fabric.protocol.messages import (
+    EndWorker,
+    LeaseGranted,
+    LeaseReturned,
+    RecallLease,
+    RequestLease,
+    ReturnLease,
+    Unschedulable,
+    WorkerBlocked,
+    WorkerReady,
+    WorkerResumed,
+)
+from fabric.protocol.values import Failure, Shape
+
+STARTING_MAX = 8
+"""Workers being forked at a time; more would only compete for the same cores."""
+
+FAILED_STARTS_MAX = 3
+"""Workers that may fail to start in a row before what waits for them fails too."""
+
+
+class Scheduling:
+    """See the module."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        random: Random,
+        resources: Mapping[str, int],
+        workers_kept: int,
+        is_client: Callable[[bytes], bool],
+    ) -> None:
+        self.limits = limits
+        self.random = random
+        self.workers_kept = workers_kept
+        self.is_client = is_client
+        self.resources = Resources(resources)
+        self.staff = Staff(limits)
+        self.demands = Demands()
+        self.lease_serial = 0
+        self._refuse_at: dict[tuple[Address, int], float] = {}  # impossible demands in their grace
+
+    def end_surplus(self, now: float) -> list[Effect]:
+        """Workers idle for too long end."""
+        return [self.end(one, now) for one in self.staff.surplus(self.workers_kept, now)]
+
+    def dues(self) -> list[float]:
+        """When a refusal or the end of a quantum is due."""
+        dues = list(self._refuse_at.values())
+        if any(one.wanted > one.held for one in self.demands.table.values()):
+            quantum = self.limits.lease_quantum_s
+            dues += [
+                one.since + quantum
+                for one in self.staff.workers.values()
+                if one.state == "leased" and one.recall != "full"
+            ]
+        return dues
+
+    def check(self) -> None:
+        """What is free and what is leased add up to what there is."""
+        used = Resources({})
+        for worker in self.staff.workers.values():
+            if worker.uses_resources:
+                used.take(worker.shape)
+        for name, total in self.resources.totals.items():
+            if self.resources.free[name] - used.free.get(name, 0) != total:
+                raise InvariantError(
+                    f"{name}: {self.resources.free[name]} free, {-used.free.get(name, 0)} leased, "
+                    f"{total} in all"
+                )
+        for demand in self.demands.table.values():
+            if demand.held < 0:
+                raise InvariantError(f"{demand.client} holds {demand.held} leases")
+
+    # demands and leases
+
+    def on_request_lease(self, client: Address, message: RequestLease, now: float) -> list[Effect]:
+        """A client's latest word; what can never be is refused, after a grace if it may change."""
+        if not self.is_client(incarnation_of(client)):
+            return []
+        self.demands.state(client, message, now)
+        if not self.resources.could_fit(message.shape) and message.wanted:
+            key = (client, message.shape_id)
+            self._refuse_at.setdefault(key, now + self.limits.unschedulable_grace_s)
+        return []
+
+    def on_return_lease(self, client: Address, message: ReturnLease, now: float) -> list[Effect]:
+        """The client needs the worker no longer."""
+        worker = self.staff.by_lease.get(message.lease)
+        if worker is None or worker.client != client or worker.recall == "full":
+            return []
+        self.release(worker, is_by_client=True, now=now)
+        return []
+
+    def on_lease_returned(
+        self, source: Address, message: LeaseReturned, now: float
+    ) -> list[Effect]:
+        """The worker has ended a lease that was recalled."""
+        worker = self.staff.by_lease.get(message.lease)
+        if worker is None or worker.address != source:
+            return []
+        self.release(worker, is_by_client=False, now=now)
+        return []
+
+    def release(self, worker: WorkerState, *, is_by_client: bool, now: float) -> None:
+        self.demands.released(worker, is_by_client, now)
+        self.vacate(worker)
+        if worker.state == "leased":
+            worker.become("idle", now)
+
+    def vacate(self, worker: WorkerState) -> None:
+        """The lease is over; its share is free."""
+        self.staff.by_lease.pop(worker.lease, None)
+        if worker.uses_resources:
+            self.resources.give_back(worker.shape)
+        worker.client = Address("")
+        worker.shape = NO_SHAPE
+        worker.is_blocked = False
+        worker.recall = ""
+
+    def serve(self, missing: int, now: float) -> list[Effect]:
+        """Refuse what can never be, grant what fits, fork and recall for the rest.
+
+        ``missing`` counts the workers that others than clients lack (actors to be placed).
+        """
+        effects = self._refuse(now)
+        shares = shares_of(self.staff.workers)
+        hungry: list[Demand] = []
+        reserved = Resources(self.resources.free)
+        while True:
+            demand = self._next_demand(hungry, reserved, shares)
+            if demand is None:
+                break
+            worker = self.staff.idle_for(demand.job)
+            if worker is not None:
+                effects.append(self._grant(worker, demand, now))
+                reserved.take(demand.shape)
+                shares = shares_of(self.staff.workers)
+            else:
+                missing += self._starts_for(demand, reserved)
+                hungry.append(demand)
+        effects += self._start_workers(missing, now)
+        effects += self._recall(now, shares)
+        return effects
+
+    def _next_demand(
+        self, passed: list[Demand], free: Resources, shares: Mapping[JobId, int]
+    ) -> Demand | None:
+        for demand in self.demands.waiting(shares):
+            if demand not in passed and free.fits(demand.shape):
+                return demand
+        return None
+
+    def _starts_for(self, demand: Demand, reserved: Resources) -> int:
+        """How many workers this demand lacks only processes for."""
+        count = 0
+        while count < demand.wanted - demand.held and count < STARTING_MAX:
+            if not reserved.fits(demand.shape):
+                break
+            reserved.take(demand.shape)
+            count += 1
+        return count
+
+    def _grant(self, worker: WorkerState, demand: Demand, now: float) -> Effect:
+        self.lease(worker, demand.job, demand.shape, now)
+        worker.client = demand.client
+        worker.shape_id = demand.shape_id
+        worker.depth = demand.depth
+        worker.become("leased", now)
+        demand.held += 1
+        return Send(demand.client, LeaseGranted(demand.shape_id, worker.lease, worker.address))
+
+    def lease(self, worker: WorkerState, job: JobId, shape: Shape, now: float) -> None:
+        self.lease_serial += 1
+        worker.lease = self.lease_serial
+        worker.job = job
+        worker.shape = shape
+        self.staff.by_lease[worker.lease] = worker
+        self.resources.take(shape)
+
+    def _refuse(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for key, due in list(self._refuse_at.items()):
+            demand = self.demands.table.get(key)
+            if demand is not None and now < due:
+                continue
+            del self._refuse_at[key]
+            if demand is not None and demand.wanted > demand.held:
+                demand.wanted = demand.held
+                effects.append(
+                    Send(demand.client, Unschedulable(key[1], self._cannot(demand.shape)))
+                )
+        if self.staff.is_stuck:
+            effects += self._refuse_deepest()
+        return effects
+
+    def _refuse_deepest(self) -> list[Effect]:
+        """Every worker waits for another call and none may be added: the deepest wait gives up."""
+        waiting = [
+            one
+            for one in self.demands.waiting({})
+            if incarnation_of(one.client) in self.staff.workers
+        ]
+        if not waiting:
+            return []
+        demand = waiting[0]
+        demand.wanted = demand.held
+        text = (
+            f"all {self.limits.workers_max} workers of the node wait for other calls, "
+            f"the deepest at depth {demand.depth}"
+        )
+        return [Send(demand.client, Unschedulable(demand.shape_id, Failure("waits_limit", text)))]
+
+    def _cannot(self, shape: Shape) -> Failure:
+        asked = amounts_text(dict(shape.amounts))
+        text = f"no node can run it: it needs {asked}; the best node has "
+        return Failure("unschedulable", text + amounts_text(self.resources.totals))
+
+    def _recall(self, now: float, shares: Mapping[JobId, int]) -> list[Effect]:
+        """Others wait: take idle leases back at once, working ones after a quantum, where fair."""
+        effects: list[Effect] = []
+        taken: list[WorkerState] = []
+        for demand in self.demands.waiting(shares):
+            if not self.resources.could_fit(demand.shape) or self.resources.fits(demand.shape):
+                continue
+            for worker in self.staff.workers.values():
+                if worker.state != "leased" or worker.is_blocked or worker in taken:
+                    continue
+                if worker.client == demand.client and worker.shape_id == demand.shape_id:
+                    continue
+                if worker.recall == "full":
+                    if needs(demand.shape, worker, self.resources.free):
+                        taken.append(worker)
+                        break
+                    continue
+                other = self.demands.table.get((worker.client, worker.shape_id))
+                is_due = now >= worker.since + self.limits.lease_quantum_s
+                if is_due and is_fair_victim(demand, worker, shares, other):
+                    worker.recall = "full"
+                    effects.append(Send(worker.address, RecallLease(worker.lease, False)))
+                    taken.append(worker)
+                    break
+                if worker.recall == "":
+                    worker.recall = "idle"
+                    effects.append(Send(worker.address, RecallLease(worker.lease, True)))
+        return effects
+
+    # workers
+
+    def _start_workers(self, missing: int, now: float) -> list[Effect]:
+        """Fork what is lacking, and what the node keeps ready."""
+        staff = self.staff
+        ready = sum(
+            1
+            for one in staff.workers.values()
+            if one.state in ("starting", "idle") or (one.state == "leased" and not one.is_blocked)
+        )
+        starting = staff.count("starting")
+        count = max(missing - starting, self.workers_kept - ready)
+        room = self.limits.workers_max - len(staff.workers)
+        effects: list[Effect] = []
+        if count > room and missing:
+            for stranger in staff.strangers()[: count - room]:
+                effects.append(self.end(stranger, now))
+        for _ in range(min(count, room, STARTING_MAX - starting)):
+            incarnation = Incarnation(self.random.randbytes(8))
+            staff.workers[incarnation] = WorkerState(incarnation, now)
+            effects.append(StartWorker(incarnation))
+        return effects
+
+    def end(self, worker: WorkerState, now: float) -> Effect:
+        worker.become("ending", now)
+        return Send(worker.address, EndWorker())
+
+    def on_worker_ready(self, source: Address, message: WorkerReady, now: float) -> list[Effect]:
+        """A worker has started."""
+        worker = self.staff.workers.get(incarnation_of(source))
+        if worker is not None and worker.state == "starting":
+            worker.become("idle", now)
+            self.staff.failed_starts = 0
+        return []
+
+    def on_worker_blocked(
+        self, source: Address, message: WorkerBlocked, now: float
+    ) -> list[Effect]:
+        """Its call waits for others: its share is lent out."""
+        worker = self.staff.by_lease.get(message.lease)
+        if worker is not None and worker.address == source and not worker.is_blocked:
+            if worker.uses_resources:
+                self.resources.give_back(worker.shape)
+            worker.is_blocked = True
+        return []
+
+    def on_worker_resumed(
+        self, source: Address, message: WorkerResumed, now: float
+    ) -> list[Effect]:
+        """Its call goes on, whether or not there is room."""
+        worker = self.staff.by_lease.get(message.lease)
+        if worker is not None and worker.address == source and worker.is_blocked:
+            worker.is_blocked = False
+            if worker.uses_resources:
+                self.resources.take(worker.shape)
+        return []
+
+    def start_failed(self, failure: Failure) -> list[Effect]:
+        self.staff.failed_starts += 1
+        if self.staff.failed_starts < FAILED_STARTS_MAX:
+            return []
+        self.staff.failed_starts = 0
+        effects: list[Effect] = []
+        for demand in self.demands.waiting({}):
+            demand.wanted = demand.held
+            effects.append(Send(demand.client, Unschedulable(demand.shape_id, failure)))
+        return effects

@@ -1,0 +1,149 @@
+"""Running user code: what a worker does between taking a call and having its values.
+
+It knows functions by hash, the job's environment, and the actor's instance if the worker is one. It
+turns inputs into arguments and results into images; where those go (inline or sealed), and when a call
+runs, is not decided here. Every error of user code becomes a `Failure`; only `SystemExit` ends the
+process, as it would anywhere.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from fabric.context import ActorExit, running
+from fabric.core.effects import BecomeActor, Run
+from fabric.exceptions import FabricError, ObjectLostError, SerializationError
+from fabric.failures import dump_failure, failure_of
+from fabric.ids import FunctionId
+from fabric.images import Dumped
+from fabric.protocol.messages import DefineFunction, DefineJob
+from fabric.protocol.values import Failure, JobSpec, Sealed, Value
+from fabric.runtime.segments import SegmentMoved, open_segment, segment_path
+from fabric.serialization import dump, load, load_arguments, load_function
+
+Outcome = Dumped | Failure
+"""One result of a call: an image of the value, or why there is none."""
+
+EXITED = Failure("actor_died", "the actor ended itself by `fabric.exit_actor()`")
+
+
+class Execution:
+    """See the module."""
+
+    def __init__(self, node: str, store_directory: str) -> None:
+        self.node = node
+        self.store_directory = store_directory
+        self.job: JobSpec | None = None
+        self.instance: Any = None
+        self.has_exited = False
+        self._names: dict[FunctionId, str] = {}
+        self._pickled: dict[FunctionId, bytes] = {}
+        self._loaded: dict[FunctionId, Callable[..., Any]] = {}
+
+    def learn(self, message: DefineJob | DefineFunction) -> None:
+        """A job's environment, or a function that calls will name."""
+        if isinstance(message, DefineFunction):
+            self._names[message.function] = message.name
+            self._pickled[message.function] = message.pickled
+            return
+        spec = message.spec
+        if self.job is not None:
+            return
+        self.job = spec
+        known = dict.fromkeys(sys.path)
+        sys.path[:0] = [
+            path for path in spec.sys_path if path not in known and os.path.exists(path)
+        ]
+        if os.path.isdir(spec.working_dir):
+            os.chdir(spec.working_dir)
+
+    def run(self, run: Run) -> list[Outcome]:
+        """Run that call; one outcome for each result."""
+        call = run.call
+        name = call.method or self._names.get(call.function, "")
+        if call.method and running.class_name:
+            name = f"{running.class_name}.{call.method}"
+        running.call_id, running.task, running.attempt = call.call_id, name, call.attempt
+        running.depth = run.depth
+        try:
+            if call.method:
+                function = getattr(self.instance, call.method)
+            else:
+                function = self._loaded.get(call.function) or self._load(call.function)
+            result = self._call(function, call.args, call.inputs)
+            return _outcomes(result, call.returns, name)
+        except ActorExit:
+            self.has_exited = True
+            return [EXITED] * max(call.returns, 1)
+        except (Exception, KeyboardInterrupt) as error:
+            failure = self._failure(error, name)
+            return [failure] * call.returns
+        finally:
+            running.call_id = None
+
+    def make_actor(self, effect: BecomeActor) -> Failure | None:
+        """Run the constructor; why it failed, if it did."""
+        spec = effect.spec
+        running.actor_id, running.class_name = spec.actor_id, spec.class_name
+        running.restarts = effect.incarnation - 1
+        running.task, running.depth = f"{spec.class_name}.__init__", 0
+        try:
+            actor_class = self._load(spec.function)
+            self.instance = self._call(actor_class, spec.args, spec.inputs)
+        except (Exception, KeyboardInterrupt) as error:
+            return self._failure(error, running.task, "actor_died")
+        return None
+
+    def _load(self, function: FunctionId) -> Callable[..., Any]:
+        loaded: Any = load_function(self._pickled[function])
+        # a task or an actor class pickled by name comes back decorated: the plain one runs
+        plain: Callable[..., Any] = getattr(loaded, "__wrapped__", loaded)
+        self._loaded[function] = plain
+        return plain
+
+    def _call(self, function: Callable[..., Any], pickled: bytes, inputs: tuple[Value, ...]) -> Any:
+        values = [self._value(one) for one in inputs] if inputs else ()
+        args, kwargs = load_arguments(pickled, (), values)
+        return function(*args, **kwargs)
+
+    def _value(self, value: Value) -> Any:
+        if isinstance(value, Sealed):
+            try:
+                return open_segment(
+                    segment_path(self.store_directory, value.segment), value.generation
+                )
+            except SegmentMoved as error:
+                raise ObjectLostError(
+                    f"An argument's segment holds it no longer: {error}."
+                ) from error
+        return load(value)  # type: ignore[arg-type]  # calls with failed inputs are never sent
+
+    def _failure(self, error: BaseException, name: str, kind: str = "task") -> Failure:
+        if isinstance(error, FabricError) and not isinstance(error, SerializationError):
+            error.__traceback__ = None
+        failure = dump_failure(error, task=name, node=self.node, pid=os.getpid())
+        if kind == "task":
+            return failure
+        text = f"its constructor raised {traceback.format_exception_only(error)[-1].strip()}"
+        return Failure(kind, text, failure.pickled)
+
+
+def _outcomes(result: Any, returns: int, name: str) -> list[Outcome]:
+    if returns == 1:
+        return [dump(result)]
+    if returns == 0:
+        return []
+    values = list(result) if isinstance(result, (tuple, list)) else None
+    if values is None or len(values) != returns:
+        got = f"{len(values)} values" if values is not None else f"a {type(result).__name__}"
+        raise ValueError(f"{name} has num_returns={returns} but returned {got}")
+    return [_outcome(value) for value in values]
+
+
+def _outcome(value: Any) -> Outcome:
+    try:
+        return dump(value)
+    except SerializationError as error:
+        return failure_of(error)

@@ -1,0 +1,186 @@
+"""The node's process: the loop around `NodeMachine`, and its hands.
+
+It forks workers through the zygote, watches processes by pidfd, and makes, recycles and unlinks the
+files of the store. It decides nothing.
+"""
+
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from fabric.core.effects import (
+    CreateSegment,
+    Effect,
+    Exit,
+    RecycleSegment,
+    StartWorker,
+    StopWorker,
+    UnlinkSegment,
+    WatchProcess,
+)
+from fabric.core.endpoint import Endpoint
+from fabric.core.events import ProcessEnded, SegmentRecycled
+from fabric.core.node.node import NodeMachine
+from fabric.ids import Address, Incarnation
+from fabric.runtime import sockets
+from fabric.runtime.loop import Loop
+from fabric.runtime.poke import Poke
+from fabric.runtime.segments import SegmentFiles
+from fabric.runtime.settings import FabricSettings, write_atomically
+from fabric.runtime.worker import main as worker_main
+from fabric.runtime.workers import WorkerProcesses
+from fabric.runtime.zygote import start_zygote
+
+CLOSE_GRACE_S = 0.5
+"""Workers get this long to end by themselves when the node does."""
+
+
+class NodeProcess:
+    """The shell of one node."""
+
+    def __init__(self, settings: FabricSettings, control_pid: int) -> None:
+        self.settings = settings
+        self.control_pid = control_pid
+        self.exit_reason: str | None = None
+        zygote = start_zygote(worker_main)  # before there is a thread or a context
+        self.context = sockets.new_context()
+        self.files = SegmentFiles(settings.store_directory)
+        self.workers = WorkerProcesses(
+            zygote,
+            node=settings.node,
+            runtime_directory=settings.runtime_directory,
+            cluster=settings.cluster,
+            log_directory=os.path.join(settings.runtime_directory, "logs"),
+            limits=settings.limits,
+            environment={"FABRIC_STORE": settings.store_directory},
+        )
+        self.machine = NodeMachine(
+            settings.node,
+            settings.control,
+            settings.limits,
+            random.Random(os.urandom(16)),
+            resources=settings.resources,
+            store_prefix=settings.store_prefix,
+            store_bytes_max=settings.store_bytes_max,
+            workers_kept=settings.workers_kept,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+        endpoint = Endpoint(
+            settings.node, self.machine, cluster=settings.cluster, limits=settings.limits
+        )
+        self.loop = Loop(
+            endpoint,
+            self.context,
+            settings.runtime_directory,
+            clock=time.monotonic,
+            perform=self.perform,
+        )
+        self._poke = Poke()
+        self.loop.watch(self._poke.fd, self._poke.down)
+        self.loop.dial(settings.control)
+        self.loop.subscribe(settings.control)
+        self.loop.watch(self.workers.fileno(), self._hear_workers)
+        self._watch_pid(control_pid, self._on_control_end)
+        if settings.driver_pid:
+            self._watch_pid(settings.driver_pid, self._on_driver_end)
+
+    def run(self) -> None:
+        """Turn until told to end."""
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        if self.settings.address_path:
+            self._announce()
+        while self.exit_reason is None:
+            self.loop.turn(3600.0)
+
+    def close(self) -> None:
+        """End the workers, and leave nothing behind."""
+        self.workers.close(CLOSE_GRACE_S)
+        self.loop.close(0.1)
+        self.context.destroy(linger=100)
+        self.files.close()
+
+    def perform(self, effect: Effect) -> None:
+        """Do what the machine asked for."""
+        match effect:
+            case StartWorker(worker):
+                self.workers.start(worker)
+            case StopWorker(worker):
+                self.workers.kill(worker)
+            case CreateSegment(segment, nbytes):
+                self.files.create(segment, nbytes)
+            case RecycleSegment(segment, generation):
+                is_free = self.files.try_recycle(segment, generation)
+                self.loop.tell(SegmentRecycled(segment, is_free))
+            case UnlinkSegment(segment):
+                self.files.unlink(segment)
+            case WatchProcess(client, pid):
+                self._watch_client(client, pid)
+            case Exit(reason):
+                self.exit_reason = reason
+            case _:
+                raise TypeError(f"a node cannot perform {effect!r}")
+
+    def _hear_workers(self) -> None:
+        for exited in self.workers.ended():
+            self.loop.tell(exited)
+            self.loop.hangup(Address("w:" + exited.worker.hex()))
+
+    def _watch_client(self, client: Incarnation, pid: int) -> None:
+        def ended() -> None:
+            self.loop.tell(ProcessEnded(client))
+
+        self._watch_pid(pid, ended)
+
+    def _watch_pid(self, pid: int, ended: Callable[[], None]) -> None:
+        """Call that once when the process ends; at once if it has."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            ended()
+            return
+
+        def readable() -> None:
+            self.loop.unwatch(pidfd)
+            os.close(pidfd)
+            ended()
+
+        self.loop.watch(pidfd, readable)
+
+    def _on_driver_end(self) -> None:
+        self.exit_reason = "its driver has ended"
+
+    def _on_control_end(self) -> None:
+        self.exit_reason = "its control store has ended"
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        self.exit_reason = "it was told to end"
+        self._poke.up()
+
+    def _announce(self) -> None:
+        settings = self.settings
+        write_atomically(
+            settings.address_path,
+            {
+                "cluster": settings.cluster,
+                "node": settings.node,
+                "control": settings.control,
+                "runtime_directory": settings.runtime_directory,
+                "store_directory": settings.store_directory,
+                "pids": {"node": os.getpid(), "control": self.control_pid},
+                "started_at": time.time(),
+            },
+        )
+
+
+def run_node(settings: FabricSettings, control_pid: int) -> None:
+    """Be the node until it is told to end."""
+    node = NodeProcess(settings, control_pid)
+    try:
+        node.run()
+    finally:
+        node.close()

@@ -1,0 +1,343 @@
+"""The worker's process: its main thread hears, runs user code, and speaks between calls.
+
+While a call runs the loop belongs to nobody. When it has run for `watchdog_after_s` a watchdog thread
+takes the loop until the call ends: answers leave, recalls and new calls are heard, and what is queued
+behind a call that takes too long is handed back. The main thread asks for the loop by an eventfd. The
+watchdog sleeps while the worker is idle. What is run next, and for whom, the machine decides.
+"""
+
+import math
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+from fabric.config import Limits
+from fabric.context import running
+from fabric.core.effects import BecomeActor, Effect, Exit, Learn, LetGo, Run, WriteSegment
+from fabric.core.endpoint import Endpoint
+from fabric.core.events import (
+    ActorMade,
+    CallBlocked,
+    CallOverran,
+    CallRan,
+    CallResumed,
+    Quit,
+    Register,
+    SegmentWritten,
+    WantSegment,
+)
+from fabric.core.sizes import segment_bytes
+from fabric.core.worker import WorkerMachine
+from fabric.ids import Address, CallId, Incarnation, ObjectId, address, incarnation_of, object_id
+from fabric.images import Dumped
+from fabric.protocol.values import CallDone, Failure, JobSpec, Sealed, Value
+from fabric.runtime import client as clients
+from fabric.runtime import sockets
+from fabric.runtime.execution import EXITED, Execution
+from fabric.runtime.loop import Loop
+from fabric.runtime.poke import Poke
+from fabric.runtime.segments import SegmentWriter, segment_path
+from fabric.runtime.words import Word
+from fabric.runtime.zygote import WorkerLaunch
+
+LISTEN_S = 0.001
+"""Between tiny calls the sockets are looked at this often."""
+
+AWAKE_S = 1.0
+"""The watchdog sleeps once the worker has been idle for this long."""
+
+REGISTER_S = 10.0
+"""Owners of refs that a call keeps get this long to count them."""
+
+
+class WorkerProcess:
+    """The shell of one worker."""
+
+    def __init__(self, launch: WorkerLaunch) -> None:
+        self.launch = launch
+        self.limits: Limits = launch.limits
+        self.me: Incarnation = launch.incarnation
+        self.store_directory = launch.environment["FABRIC_STORE"]
+        self.machine = WorkerMachine(
+            address("w", self.me), launch.node, launch.limits, pid=os.getpid()
+        )
+        self.execution = Execution(launch.node, self.store_directory)
+        self.word = Word(launch.words_path, launch.slot)
+        self.writer = SegmentWriter()
+        self.context = sockets.new_context()
+        self.loop = Loop(
+            Endpoint(
+                self.machine.address, self.machine, cluster=launch.cluster, limits=self.limits
+            ),
+            self.context,
+            launch.runtime_directory,
+            clock=time.monotonic,
+            perform=self._perform,
+        )
+        self.loop.dial(launch.node)
+        self.is_over = False
+        self._next: Run | BecomeActor | None = None
+        self._room: WriteSegment | None = None
+        self._handed: dict[CallId, list[Any]] = {}  # refs inside results, until they are taken
+        self._garbage: list[Any] = []
+        self._heard_at = 0.0
+        self.watchdog = Watchdog(self)
+        clients.use_in_worker(self._new_client)
+
+    def run(self) -> None:
+        """Hear, run, speak, until told to end."""
+        self.watchdog.start()
+        with self.watchdog.loop_lock:
+            while not self.is_over:
+                if self._next is None:
+                    self._garbage.clear()
+                    self.loop.turn(math.inf)
+                    self._heard_at = time.monotonic()
+                else:
+                    task, self._next = self._next, None
+                    self._perform_task(task)
+        client = clients.client_or_none()
+        if client is not None:
+            client.close()
+        self.loop.close(0.5)
+        self.context.destroy(linger=500)
+
+    def _perform_task(self, task: Run | BecomeActor) -> None:
+        if isinstance(task, BecomeActor):
+            self.watchdog.lend_loop()
+            failure = self.execution.make_actor(task)
+            self._register_kept()
+            self.watchdog.take_loop()
+            self.loop.tell(ActorMade(failure))
+        else:
+            self._run_call(task)
+        if time.monotonic() - self._heard_at < LISTEN_S:
+            self.loop.speak()
+        else:
+            self.loop.turn(0.0)
+            self._heard_at = time.monotonic()
+
+    def _run_call(self, run: Run) -> None:
+        call = run.call
+        caller = incarnation_of(run.caller)
+        client = clients.client_or_none()
+        if client is not None:
+            client.depth = run.depth + 1
+        self.watchdog.lend_loop()
+        started = time.monotonic()
+        self.word.start(caller, run.lease, call.number)
+        outcomes = self.execution.run(run)
+        self.word.finish()
+        duration_us = int((time.monotonic() - started) * 1e6)
+        if self.execution.has_exited or clients.client_or_none() is not None:
+            self._register_kept()
+        self.watchdog.take_loop()
+        values = tuple(
+            self._value(object_id(call.call_id, index), call.attempt, one)
+            for index, one in enumerate(outcomes)
+        )
+        contained: tuple[tuple[ObjectId, ...], ...] = ()
+        if any(isinstance(one, Dumped) and one.refs for one in outcomes):
+            contained = tuple(
+                tuple(one.refs) if isinstance(one, Dumped) else () for one in outcomes
+            )
+            self._handed[call.call_id] = _living_refs(contained)
+        self.loop.tell(
+            CallRan(CallDone(call.call_id, call.attempt, values, duration_us, contained))
+        )
+        if self.execution.has_exited:
+            self.loop.tell(Quit(EXITED))
+
+    def _value(self, name: ObjectId, attempt: int, outcome: Dumped | Failure) -> Value:
+        """As it travels: inline, or sealed in the store first."""
+        if isinstance(outcome, Failure):
+            return outcome
+        if outcome.nbytes <= self.limits.inline_bytes_max:
+            return outcome.packed()
+        nbytes = segment_bytes(len(outcome.pickled), [each.nbytes for each in outcome.buffers])
+        self._room = None
+        self.loop.tell(WantSegment(name, attempt, nbytes))
+        while self._room is None and not self.is_over:
+            self.loop.turn(math.inf)
+        room: WriteSegment | None = self._room  # type: ignore[unreachable]
+        if room is None:
+            return Failure("worker_crashed", "its worker was ended before the result was written")
+        if room.failure is not None:
+            return room.failure
+        path = segment_path(self.store_directory, room.segment)
+        try:
+            self.writer.trim()
+            self.writer.write(path, room.generation, outcome, room.is_warm)
+        except OSError as error:
+            text = f"a result of {nbytes:,} bytes could not be written: {error.strerror}"
+            return Failure("store_full", text)
+        self.loop.tell(SegmentWritten(name, attempt))
+        return Sealed(room.segment, room.generation, nbytes, incarnation_of(self.launch.node))
+
+    def _register_kept(self) -> None:
+        """Refs that outlive the call are counted by their owners before its answer leaves."""
+        client = clients.client_or_none()
+        if client is None:
+            return
+        kept = client.shared.take_fresh()
+        if kept:
+            request = b"kept" + client.next_call()
+            answer = client.questions.expect(request)
+            client.tell(Register(request, tuple(kept)))
+            answer.wait(REGISTER_S)
+
+    def _new_client(self) -> clients.Client:
+        job = self.execution.job
+        if job is None:
+            raise RuntimeError("a worker has no client before its first job")
+        return new_worker_client(self.launch, job, self.store_directory, self.watchdog)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Run() | BecomeActor():
+                self._next = effect
+            case WriteSegment():
+                self._room = effect
+            case Learn(message):
+                self.execution.learn(message)
+            case LetGo(call_ids):
+                # what ends here may be anything, so it ends on the main thread, between calls
+                self._garbage += [self._handed.pop(CallId(one), None) for one in call_ids]
+            case Exit(reason):
+                self._end(reason)
+            case _:
+                raise TypeError(f"a worker cannot perform {effect!r}")
+
+    def _end(self, reason: str) -> None:
+        self.is_over = True
+        if threading.current_thread() is not threading.main_thread():
+            # user code runs on and would keep an orphan alive: nobody is left to answer
+            sys.stderr.write(f"worker ends under its call: {reason}\n")
+            sys.stderr.flush()
+            os._exit(1)
+
+
+class Watchdog:
+    """Who runs the loop: the main thread between calls, the watchdog while one runs for long."""
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        self.worker = worker
+        self.limits = worker.limits
+        self.loop_lock = threading.Lock()
+        self._wanted = Poke()
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        self._is_napping = False
+        self._started_at = 0.0  # of the running call; 0 between calls
+        self._ended_at = 0.0
+        self._told_overrun_of = 0.0
+        worker.loop.watch(self._wanted.fd, self._wanted.down)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        threading.Thread(target=self._watch, name="fabric-watchdog", daemon=True).start()
+
+    def lend_loop(self) -> None:
+        """Main thread: a call starts."""
+        self._started_at = time.monotonic()
+        self.loop_lock.release()
+        if self._is_napping:
+            self._is_napping = False
+            self._bell.release()
+
+    def take_loop(self) -> None:
+        """Main thread: the call has ended, or has something to say."""
+        self._started_at = 0.0
+        if not self.loop_lock.acquire(blocking=False):
+            self._wanted.up()
+            self.loop_lock.acquire()
+        self.worker.loop.take()
+
+    # a thread of the running call that waits in `get`
+
+    def on_blocked(self) -> None:
+        """The call has waited for a while: its share may be lent out."""
+        self._tell(CallBlocked())
+
+    def on_resumed(self) -> None:
+        """It goes on."""
+        self._tell(CallResumed())
+
+    def _tell(self, event: CallBlocked | CallResumed) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        started = self._started_at
+        self.take_loop()
+        self.worker.loop.tell(event)
+        self.worker.loop.turn(0.0)
+        self.loop_lock.release()
+        self._started_at = started
+
+    # the watchdog's own thread
+
+    def _watch(self) -> None:
+        while True:
+            if self._is_idle():
+                self._is_napping = True
+                # a call that started meanwhile did not see the flag, and needs no bell
+                if self._started_at:
+                    self._is_napping = False
+                else:
+                    self._bell.acquire()
+                continue
+            time.sleep(self.limits.watchdog_after_s)
+            started = self._started_at
+            if started and time.monotonic() - started >= self.limits.watchdog_after_s:
+                self._stand_in(started)
+
+    def _is_idle(self) -> bool:
+        if self._started_at:
+            self._ended_at = time.monotonic()
+            return False
+        return time.monotonic() - self._ended_at > AWAKE_S
+
+    def _stand_in(self, started: float) -> None:
+        """Run the loop for as long as that call runs."""
+        if not self.loop_lock.acquire(blocking=False):
+            return
+        try:
+            loop = self.worker.loop
+            loop.take()
+            while self._started_at == started:
+                overran_at = started + self.limits.window_s
+                now = time.monotonic()
+                if self._told_overrun_of != started and now >= overran_at:
+                    self._told_overrun_of = started
+                    loop.tell(CallOverran())
+                is_told = self._told_overrun_of == started
+                loop.turn(math.inf if is_told else max(0.0, overran_at - now))
+        finally:
+            self.loop_lock.release()
+
+
+def new_worker_client(
+    launch: WorkerLaunch, job: JobSpec, store_directory: str, blocking: Watchdog
+) -> clients.Client:
+    """The client of this worker, for what its calls submit."""
+    place = clients.Place(
+        launch.cluster, launch.node, Address(""), launch.runtime_directory, store_directory
+    )
+    client = clients.Client(
+        launch.incarnation, place, job, launch.limits, is_driver=False, blocking=blocking
+    )
+    client.depth = running.depth + 1
+    return client
+
+
+def _living_refs(contained: tuple[tuple[ObjectId, ...], ...]) -> list[Any]:
+    client = clients.client_or_none()
+    if client is None:
+        return []
+    return [client.shared.revive(one) for ids in contained for one in ids]
+
+
+def main(launch: WorkerLaunch) -> None:
+    """Be a worker until told to end."""
+    WorkerProcess(launch).run()
