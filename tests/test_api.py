@@ -377,8 +377,7 @@ def test_a_killed_actor_fails_its_calls_and_frees_its_name(session: fabric.Conte
     counter = Counter.options(name="k").remote()  # type: ignore[attr-defined]
     assert counter.add.remote().get(WAIT_S) == 1
     fabric.kill(counter)
-    with pytest.raises(exceptions.ActorDiedError):
-        fabric.get([counter.add.remote() for _ in range(3)], timeout=WAIT_S)
+    wait_until(lambda: _error_of(counter.add.remote()) is exceptions.ActorDiedError)
 
     def is_free() -> bool:
         try:
@@ -388,6 +387,11 @@ def test_a_killed_actor_fails_its_calls_and_frees_its_name(session: fabric.Conte
         return False
 
     wait_until(is_free)
+
+
+def _error_of(ref: fabric.ObjectRef[Any]) -> type[BaseException] | None:
+    error = ref.future().exception(WAIT_S)
+    return None if error is None else type(error)
 
 
 def test_an_actor_that_crashes_or_leaves_is_dead(session: fabric.Context) -> None:

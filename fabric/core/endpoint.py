@@ -215,13 +215,16 @@ class Endpoint:
         return out
 
     def _say(self, peer: Address, messages: list[AnyMessage], now: float) -> list[Effect]:
+        return self._speak(self._queue(peer, messages), now)
+
+    def _queue(self, peer: Address, messages: list[AnyMessage]) -> Link:
         link = self._links.get(peer)
         if link is None:
             link = self._links[peer] = self._make_link(peer)
         limits = self._limits
         for body in encode_bodies(messages, limits.batch_bytes_max, limits.frame_bytes_max):
             link.queue(body)
-        return self._speak(link, now)
+        return link
 
     def _speak(self, link: Link, now: float) -> list[Effect]:
         """The link's frames; also keeps its deadline in view."""
@@ -237,13 +240,10 @@ class Endpoint:
         return [Transmit(peer, frame) for frame in frames]
 
     def _say_goodbye(self, peer: Address, messages: list[AnyMessage], now: float) -> list[Effect]:
-        """The turn's messages, then whatever else is unsaid; then the link is no more."""
-        out = self._say(peer, messages, now) if messages else []
-        link = self._links.get(peer)
-        if link is not None:
-            out += [Transmit(peer, frame) for frame in link.last_words(now)]
-            self._drop(peer)
-        return out
+        """The turn's messages and whatever else is unsaid; then the link is no more."""
+        link = self._queue(peer, messages) if messages else self._links.get(peer)
+        self._drop(peer)
+        return [] if link is None else [Transmit(peer, each) for each in link.last_words(now)]
 
     # -- what the shell does to links
 

@@ -218,6 +218,10 @@ class ProcessEnded(Event, frozen=True, gc=False):
     client: Incarnation
 
 
+class ShutDown(Event, frozen=True, gc=False):
+    """This node is to end: its workers finish what runs, and no more are started."""
+
+
 class SegmentRecycled(Event, frozen=True, gc=False):
     """`RecycleSegment` got the lock and wrote the new generation, or was refused by a pin."""
 

@@ -390,13 +390,16 @@ class WorkerMachine:
         return [Learn(definition), self._begin(actor)]
 
     def on_actor_made(self, source: Address, message: ActorMade, now: float) -> list[Effect]:
-        """The constructor is through: calls may run, or the actor is dead with its error."""
+        """The constructor is through: calls may run, or the actor is dead with its error.
+
+        A dead one stays until its node has heard why and says `EndWorker`: an exit could be seen
+        before the words that explain it.
+        """
         if self.actor is None:
             raise InvariantError(f"{self.address}: an instance was made but it is no actor")
         start = self.actor.start
         actor_id, incarnation = start.spec.actor_id, start.incarnation
         if message.failure is not None:
-            self.ending = "its constructor raised"
             self.queue.clear()
             failed = ActorFailed(actor_id, incarnation, message.failure, may_restart=False)
             return [Send(self.node, failed)]
@@ -406,12 +409,13 @@ class WorkerMachine:
     def on_quit(self, source: Address, message: Quit, now: float) -> list[Effect]:
         """The actor's own code ends it; calls that wait fail with the actor.
 
-        The call that asked for it still ends with a `CallRan`; after that the process exits.
+        The call that asked for it ends with a `CallRan` as any other; then nothing more runs, and
+        the node, having heard why, says `EndWorker`.
         """
         self.queue.clear()
-        self.ending = message.failure.text
         if self.actor is None:
             return []
+        self.actor.is_made = False
         start = self.actor.start
         failed = ActorFailed(
             start.spec.actor_id, start.incarnation, message.failure, may_restart=False

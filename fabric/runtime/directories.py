@@ -74,6 +74,34 @@ def remove_runtime_directory(path: str) -> None:
     os.close(lock)
 
 
+def lock_of(path: str) -> int:
+    """The lock's descriptor of a directory that this process made.
+
+    A process that inherits it has the directory as well, and may be the only one that is left.
+    """
+    return _locks[path]
+
+
+def hand_over(path: str) -> None:
+    """The directory is its heirs' from now on: they have inherited `lock_of` it."""
+    os.close(_locks.pop(path))
+
+
+def is_lived_in(path: str) -> bool:
+    """Whether some process has that runtime or store directory; what is missing, nobody has."""
+    try:
+        lock = os.open(os.path.join(path, "lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who look do not see another
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def store_directory(cluster: str, nbytes: int = 0, state: str | None = None) -> str:
     """Make the directory of the object store: in /dev/shm if ``nbytes`` fit, else beside the state.
 
@@ -99,7 +127,7 @@ def sweep(*places: str) -> list[str]:
     for root in dict.fromkeys([*_roots(), SHARED_MEMORY, *places]):
         for path in list(_made_here(root)):
             try:
-                if path not in _locks and _remove_if_orphan(path):
+                if path not in _locks and remove_if_orphan(path):
                     removed.append(path)
             except OSError as error:  # what cannot be removed must not keep a fabric from starting
                 log.warning("%s is left over and cannot be removed: %s", path, error)
@@ -187,7 +215,7 @@ def _made_here(root: str) -> Iterator[str]:
                         yield entry.path
 
 
-def _remove_if_orphan(path: str) -> bool:
+def remove_if_orphan(path: str) -> bool:
     """Take the lock of a directory's dead process and remove both; whether it was dead."""
     try:
         lock = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -256,14 +284,17 @@ def cluster_directory(name: str) -> str:
         raise ConfigError(
             f"{name!r} cannot be the name of a cluster: letters, digits, '.', '_', '-'"
         )
+    path = private_directory(host_directory())
+    return private_directory(os.path.join(path, name))
+
+
+def host_directory() -> str:
+    """Where the state directories of this host's clusters are. It need not exist."""
     host = re.sub(r"[^A-Za-z0-9.-]", "_", os.uname().nodename).lstrip(".") or "localhost"
-    path = fabric_home()
-    for part in (host, name):
-        path = _private(os.path.join(path, part))
-    return path
+    return os.path.join(fabric_home(), host)
 
 
-def _private(path: str) -> str:
+def private_directory(path: str) -> str:
     """That directory with mode 0700, made or found so; anything else is refused."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)

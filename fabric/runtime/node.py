@@ -23,7 +23,7 @@ from fabric.core.effects import (
     WatchProcess,
 )
 from fabric.core.endpoint import Endpoint
-from fabric.core.events import ProcessEnded, SegmentRecycled
+from fabric.core.events import ProcessEnded, SegmentRecycled, ShutDown
 from fabric.core.node.node import NodeMachine
 from fabric.ids import Address, Incarnation
 from fabric.runtime import sockets
@@ -99,7 +99,11 @@ class NodeProcess:
 
     def close(self) -> None:
         """End the workers, and leave nothing behind."""
-        self.workers.close(CLOSE_GRACE_S)
+        deadline = time.monotonic() + CLOSE_GRACE_S
+        self.loop.tell(ShutDown())
+        while len(self.workers) and time.monotonic() < deadline:
+            self.loop.turn(deadline - time.monotonic())
+        self.workers.close(0.0)
         self.loop.close(0.1)
         self.context.destroy(linger=100)
         self.files.close()
@@ -171,6 +175,7 @@ class NodeProcess:
                 "control": settings.control,
                 "runtime_directory": settings.runtime_directory,
                 "store_directory": settings.store_directory,
+                "state_directory": os.path.dirname(settings.journal_path),
                 "pids": {"node": os.getpid(), "control": self.control_pid},
                 "started_at": time.time(),
             },

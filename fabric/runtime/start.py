@@ -5,21 +5,14 @@ through a pipe, what it says on stderr goes to a file in the runtime directory, 
 directories are the driver's and go with it. What runs in those processes is not known here.
 """
 
-import glob
-import json
 import os
-import re
 import shutil
-import signal
-import subprocess
 import sys
 import time
-from typing import Any
 
-import fabric
 from fabric.config import Limits
-from fabric.exceptions import ClusterError, ClusterNotFoundError, ConfigError
-from fabric.ids import Address, Incarnation, JobId, address
+from fabric.exceptions import ClusterError, ConfigError
+from fabric.ids import Incarnation, JobId, address
 from fabric.protocol.values import JobSpec
 from fabric.runtime.client import Client, Place
 from fabric.runtime.directories import (
@@ -29,25 +22,12 @@ from fabric.runtime.directories import (
     store_directory,
     sweep,
 )
-from fabric.runtime.settings import FabricSettings, encode_settings, resource_units
+from fabric.runtime.home import find_running
+from fabric.runtime.launch import START_S, default_store_bytes, end_process, launch, tail_of
+from fabric.runtime.settings import FabricSettings, resource_units
 
-START_S = 30.0
-"""A private fabric that has not welcomed its driver after this long has failed."""
-
-END_S = 3.0
-"""The daemons get this long to end by themselves."""
-
-LOG_LINES = 20
 FAILED_LOG = "failed-start.log"
 """In `fabric_home`: what the last private fabric said that did not start."""
-
-MEMORY_SHARE = 0.3
-SHARED_MEMORY_SHARE = 0.8
-STORE_BYTES_MIN = 64 * 1024 * 1024
-CGROUP_LIMIT = "/sys/fs/cgroup/memory.max"
-
-BOOT = "import sys; sys.path.insert(0, {!r}); from fabric.runtime.boot import main; main()"
-"""Not ``-m``: that puts the working directory, whatever it contains, before everything else."""
 
 
 class PrivateFabric:
@@ -132,114 +112,6 @@ def start_private(
         raise
 
 
-def launch(settings: FabricSettings, log_path: str) -> subprocess.Popen[bytes]:
-    """Exec the first process of a fabric, in a session of its own, with these settings."""
-    home = os.path.dirname(os.path.dirname(os.path.abspath(fabric.__file__)))
-    reader, writer = os.pipe()
-    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", BOOT.format(home), str(reader)],
-            stdin=subprocess.DEVNULL,
-            stderr=log,
-            pass_fds=(reader,),
-            start_new_session=True,
-        )
-    except BaseException:
-        os.close(writer)
-        raise
-    finally:
-        os.close(reader)
-        os.close(log)
-    with os.fdopen(writer, "wb") as pipe:
-        try:
-            pipe.write(encode_settings(settings))
-        except BrokenPipeError:  # it ended before it read; whoever waits for it says why
-            return process
-    return process
-
-
-def end_process(process: subprocess.Popen[bytes]) -> None:
-    """Ask it to end; after `END_S`, make it."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            kill_session(process.pid)
-            process.wait()
-
-
-def kill_session(pid: int) -> None:
-    """Kill what is left of the session that the process leads."""
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:  # it ended meanwhile
-        return
-
-
-def tail_of(path: str) -> str:
-    """The last lines of a log, and where all of it is; for an error's text."""
-    with open(path, errors="replace") as log:
-        lines = log.read().splitlines()[-LOG_LINES:]
-    return "".join(f"\n  {line}" for line in lines) + f"\nAll of it is in {path}."
-
-
-def default_store_bytes() -> int:
-    """The smaller of a share of this machine's (or cgroup's) memory and of free shared memory."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if os.path.exists(CGROUP_LIMIT):
-        with open(CGROUP_LIMIT) as limit:
-            text = limit.read().strip()
-        memory = min(memory, int(text)) if text.isdigit() else memory
-    nbytes = int(memory * MEMORY_SHARE)
-    if os.path.isdir("/dev/shm"):
-        free = os.statvfs("/dev/shm")
-        nbytes = min(nbytes, int(free.f_bavail * free.f_frsize * SHARED_MEMORY_SHARE))
-    return max(nbytes, STORE_BYTES_MIN)
-
-
-# ---------------------------------------- clusters that run here
-
-
-def find_running() -> Place:
-    """The cluster that `fabric up` started on this machine."""
-    found = running_clusters()
-    if not found:
-        raise ClusterNotFoundError(f"No cluster runs on this machine (under {fabric_home()}).")
-    if len(found) > 1:
-        names = ", ".join(place.cluster for place in found)
-        raise ClusterError(
-            f"Several clusters run on this machine: {names}.",
-            advice="End those you do not need with `fabric down`, or set FABRIC_HOME.",
-        )
-    return found[0]
-
-
-def running_clusters() -> list[Place]:
-    """Every cluster of this user on this host whose node lives."""
-    host = re.sub(r"[^A-Za-z0-9.-]", "_", os.uname().nodename).lstrip(".") or "localhost"
-    pattern = os.path.join(glob.escape(fabric_home()), host, "*", "address.json")
-    return [place for path in sorted(glob.glob(pattern)) if (place := _read_address(path))]
-
-
-def _read_address(path: str) -> Place | None:
-    try:
-        with open(path) as stream:
-            said: dict[str, Any] = json.load(stream)
-    except FileNotFoundError:  # it ended meanwhile
-        return None
-    if not os.path.exists(f"/proc/{said['pids']['node']}"):
-        return None
-    return Place(
-        said["cluster"],
-        Address(said["node"]),
-        Address(said["control"]),
-        said["runtime_directory"],
-        said["store_directory"],
-    )
-
-
 # ---------------------------------------- the driver
 
 
@@ -276,7 +148,14 @@ def place_of(where: str) -> Place | None:
     if where in ("", "local", "private"):
         return None
     if where == "auto":
-        return find_running()
+        found = find_running()
+        return Place(
+            found.name,
+            found.node,
+            found.control,
+            found.runtime_directory,
+            found.store_directory,
+        )
     raise ConfigError(
         f"The address {where!r} is none that this version knows.",
         advice='Give "auto" for the cluster of this machine, or nothing for a private one.',

@@ -161,7 +161,7 @@ class WorkerProcess:
         self.loop.tell(WantSegment(name, attempt, nbytes))
         while self._room is None and not self.is_over:
             self.loop.turn(math.inf)
-        room: WriteSegment | None = self._room  # type: ignore[unreachable]
+        room: WriteSegment | None = self._room
         if room is None:
             return Failure("worker_crashed", "its worker was ended before the result was written")
         if room.failure is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fabric.config import Limits
 from fabric.core.effects import Effect, Exit, Send, StopWorker, WatchProcess
-from fabric.core.events import Event, PeerLost, ProcessEnded, SegmentRecycled, WorkerExited
+from fabric.core.events import Event, PeerLost, ProcessEnded, SegmentRecycled, ShutDown, WorkerExited
 from fabric.core.node.residents import Resident, Residents
 from fabric.core.node.scheduling import Scheduling
 from fabric.core.node.staff import WorkerState
@@ -103,6 +103,7 @@ class NodeMachine:
             RegisterClient: self.on_register_client,
             UnregisterClient: self.on_unregister_client,
             ProcessEnded: self.on_process_ended,
+            ShutDown: self.on_shut_down,
             RequestLease: scheduling.on_request_lease,
             ReturnLease: scheduling.on_return_lease,
             LeaseReturned: scheduling.on_lease_returned,
@@ -147,7 +148,8 @@ class NodeMachine:
         if self._is_new:
             self._is_new = False
             effects.append(Send(self.control, JoinNode(self.view())))
-        effects += self._place_actors(now)
+        if not self.scheduling.is_ending:
+            effects += self._place_actors(now)
         effects += self.scheduling.serve(len(self.residents.waiting()), now)
         effects += self.scheduling.end_surplus(now)
         effects += self.store.tick(now)
@@ -300,7 +302,11 @@ class NodeMachine:
         worker.become("actor", now)
         return self.residents.settle_in(resident, worker)
 
-    # the control store
+    # the control store and the end
+
+    def on_shut_down(self, source: Address, message: ShutDown, now: float) -> list[Effect]:
+        """Nothing more is begun; idle workers end at once, others after what they run."""
+        return self.scheduling.end_all(now)
 
     def on_node_joined(self, source: Address, message: NodeJoined, now: float) -> list[Effect]:
         """We are in."""

@@ -18,6 +18,7 @@ from fabric.protocol.messages import (
     ActorStarted,
     CreateActor,
     EndActor,
+    EndWorker,
     FunctionFound,
     GetFunction,
     GetNamedActor,
@@ -99,12 +100,12 @@ class Residents:
         return [Send(self.control, message)]
 
     def on_actor_failed(self, worker: Address, message: ActorFailed, now: float) -> list[Effect]:
-        """Its constructor raised, or it ended itself."""
+        """Its constructor raised, or it ended itself; the worker waits for leave to go."""
         resident = self.actors.get(message.actor_id)
         if resident is None or resident.incarnation != message.incarnation or resident.is_over:
             return []
         resident.is_over = True
-        return [Send(self.control, message)]
+        return [Send(self.control, message), Send(worker, EndWorker())]
 
     def on_stop_actor(self, source: Address, message: StopActor, now: float) -> list[Effect]:
         """Its life is to end."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 
 from fabric.config import Limits
-from fabric.core.effects import Effect, Send, StartWorker
+from fabric.core.effects import Effect, Send, StartWorker, StopWorker
 from fabric.core.machine import InvariantError
 from fabric.core.node.demands import Demand, Demands, is_fair_victim, needs, shares_of
 from fabric.core.node.resources import Resources, amounts_text
@@ -51,6 +51,7 @@ class Scheduling:
         self.limits = limits
         self.random = random
         self.workers_kept = workers_kept
+        self.is_ending = False
         self.is_client = is_client
         self.resources = Resources(resources)
         self.staff = Staff(limits)
@@ -141,6 +142,8 @@ class Scheduling:
 
         ``missing`` counts the workers that others than clients lack (actors to be placed).
         """
+        if self.is_ending:
+            return []
         effects = self._refuse(now)
         shares = shares_of(self.staff.workers)
         hungry: list[Demand] = []
@@ -284,6 +287,19 @@ class Scheduling:
             incarnation = Incarnation(self.random.randbytes(8))
             staff.workers[incarnation] = WorkerState(incarnation, now)
             effects.append(StartWorker(incarnation))
+        return effects
+
+    def end_all(self, now: float) -> list[Effect]:
+        """The node ends: start nothing more; what is idle ends now, the rest after its call."""
+        self.is_ending = True
+        effects: list[Effect] = []
+        for worker in list(self.staff.workers.values()):
+            if worker.state == "idle":
+                effects.append(self.end(worker, now))
+            elif worker.state == "starting":
+                effects.append(StopWorker(worker.incarnation))
+            elif worker.state != "ending":
+                effects.append(Send(worker.address, EndWorker()))
         return effects
 
     def end(self, worker: WorkerState, now: float) -> Effect:

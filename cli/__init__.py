@@ -1,0 +1,1 @@
+"""The command ``fabric``: public names of the fabric, shown in a terminal."""

@@ -1,0 +1,109 @@
+"""The exec of a fabric's first process, and how it is ended.
+
+Shared by the driver's private fabric (`fabric.runtime.start`) and the clusters of this host
+(`fabric.runtime.home`). The settings travel through a pipe; what the daemons say goes to a log.
+What runs in them, and whose directories they use, is not known here.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import fabric
+from fabric.runtime.settings import FabricSettings, encode_settings
+
+START_S = 30.0
+"""A fabric that is not ready after this long has failed."""
+
+END_S = 3.0
+"""The daemons get this long to end by themselves."""
+
+LOG_LINES = 20
+
+MEMORY_SHARE = 0.3
+SHARED_MEMORY_SHARE = 0.8
+STORE_BYTES_MIN = 64 * 1024 * 1024
+CGROUP_LIMIT = "/sys/fs/cgroup/memory.max"
+
+BOOT = "import sys; sys.path.insert(0, {!r}); from fabric.runtime.boot import main; main()"
+"""Not ``-m``: that puts the working directory, whatever it contains, before everything else."""
+
+
+def launch(
+    settings: FabricSettings,
+    log_path: str,
+    *,
+    locks: Sequence[int] = (),
+    is_quiet: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Exec the first process of a fabric, in a session of its own, with these settings.
+
+    It inherits ``locks``. ``is_quiet`` sends its standard output to the log too: a daemon that
+    outlives its starter must not keep the starter's pipe open.
+    """
+    home = os.path.dirname(os.path.dirname(os.path.abspath(fabric.__file__)))
+    reader, writer = os.pipe()
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", BOOT.format(home), str(reader)],
+            stdin=subprocess.DEVNULL,
+            stdout=log if is_quiet else None,
+            stderr=log,
+            pass_fds=(reader, *locks),
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(writer)
+        raise
+    finally:
+        os.close(reader)
+        os.close(log)
+    with os.fdopen(writer, "wb") as pipe:
+        try:
+            pipe.write(encode_settings(settings))
+        except BrokenPipeError:  # it ended before it read; whoever waits for it says why
+            return process
+    return process
+
+
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to end; after `END_S`, make it."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            kill_session(process.pid)
+            process.wait()
+
+
+def kill_session(pid: int) -> None:
+    """Kill what is left of the session that the process leads."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:  # it ended meanwhile
+        return
+
+
+def tail_of(path: str) -> str:
+    """The last lines of a log, and where all of it is; for an error's text."""
+    with open(path, errors="replace") as log:
+        lines = log.read().splitlines()[-LOG_LINES:]
+    return "".join(f"\n  {line}" for line in lines) + f"\nAll of it is in {path}."
+
+
+def default_store_bytes() -> int:
+    """The smaller of a share of this machine's (or cgroup's) memory and of free shared memory."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if os.path.exists(CGROUP_LIMIT):
+        with open(CGROUP_LIMIT) as limit:
+            text = limit.read().strip()
+        memory = min(memory, int(text)) if text.isdigit() else memory
+    nbytes = int(memory * MEMORY_SHARE)
+    if os.path.isdir("/dev/shm"):
+        free = os.statvfs("/dev/shm")
+        nbytes = min(nbytes, int(free.f_bavail * free.f_frsize * SHARED_MEMORY_SHARE))
+    return max(nbytes, STORE_BYTES_MIN)
