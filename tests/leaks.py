@@ -60,12 +60,12 @@ def descriptors() -> set[tuple[int, str]]:
 
 
 def shared_memory() -> set[Path]:
-    """Segments of any fabric of this user."""
+    """Stores of any fabric of this user; each is a directory of segments."""
     return {path for path in SHARED_MEMORY.glob("fb-*") if _is_mine(path)}
 
 
 def stores_of_others(mine: set[psutil.Process]) -> set[str]:
-    """The stores (segments without their serial) that processes of other fabrics use now."""
+    """The stores in which processes of other fabrics map a segment or hold the lock now."""
     pids = {process.pid for process in mine} | {os.getpid()}
     used: set[str] = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
@@ -77,11 +77,7 @@ def stores_of_others(mine: set[psutil.Process]) -> set[str]:
                 used.update(MAPPED.findall(os.readlink(descriptor)))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # it has just ended, or it is somebody else's
-    return {_store_of(name) for name in used}
-
-
-def _store_of(name: str) -> str:
-    return name.rpartition("-")[0]
+    return used
 
 
 def runtime_entries(runtime_root: Path) -> set[Path]:
@@ -138,7 +134,9 @@ class Before:
                 continue
         psutil.wait_procs(doomed, timeout=PATIENCE_S)
         for path in self._new_segments():
-            path.unlink(missing_ok=True)
+            shutil.rmtree(
+                path, ignore_errors=True
+            )  # its processes are gone, or somebody was faster
         shutil.rmtree(self.runtime_root, ignore_errors=True)
 
     def _left(self) -> list[str]:
@@ -159,4 +157,4 @@ class Before:
         if not new:
             return new
         others = stores_of_others(processes_marked(self.mark))
-        return {path for path in new if _store_of(path.name) not in others}
+        return {path for path in new if path.name not in others}

@@ -1,6 +1,7 @@
 """The closing check and the list of skips catch what they are for: real leftovers and skips."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -72,17 +73,19 @@ def test_an_open_descriptor_is_found_with_what_it_is(before: Before, tmp_path: P
 
 
 def test_shared_memory_is_found_and_removed(before: Before) -> None:
-    segment = SHARED_MEMORY / f"fb-{before.mark}"
-    segment.touch()
-    assert f"shared memory {segment}" in before.leftovers(patience_s=0.1)
+    store = SHARED_MEMORY / f"fb-{before.mark}"
+    store.mkdir()
+    (store / "o-1").touch()
+    assert f"shared memory {store}" in before.leftovers(patience_s=0.1)
     before.remove()
-    assert not segment.exists()
+    assert not store.exists()
 
 
 def test_a_store_that_another_fabric_uses_is_not_ours(before: Before) -> None:
     used, beside = (SHARED_MEMORY / f"fb-others{os.getpid()}-{serial}" for serial in (1, 2))
-    beside.touch()
-    program = f"file = open({str(used)!r}, 'w'); print(flush=True); input(); file.close()"
+    used.mkdir()
+    beside.mkdir()
+    program = f"file = open({str(used / 'lock')!r}, 'w'); print(flush=True); input(); file.close()"
     command = [sys.executable, "-c", program]
     try:
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -90,11 +93,12 @@ def test_a_store_that_another_fabric_uses_is_not_ours(before: Before) -> None:
             other.stdout.readline()
             theirs = stores_of_others(set())
             other.communicate(b"\n")
-        assert used.name.rpartition("-")[0] in theirs
+        assert used.name in theirs
+        assert beside.name not in theirs
         assert f"shared memory {beside}" in before.leftovers(patience_s=0.1)
     finally:
-        used.unlink(missing_ok=True)
-        beside.unlink(missing_ok=True)
+        shutil.rmtree(used)
+        shutil.rmtree(beside)
 
 
 def test_a_runtime_directory_is_found(before: Before) -> None:

@@ -52,7 +52,7 @@ REGISTER_S = 10.0
 """Owners of refs that a call keeps get this long to count them."""
 
 
-class WorkerProcess:
+class WorkerShell:
     """The shell of one worker."""
 
     def __init__(self, launch: WorkerLaunch) -> None:
@@ -222,7 +222,7 @@ class WorkerProcess:
 class Watchdog:
     """Who runs the loop: the main thread between calls, the watchdog while one runs for long."""
 
-    def __init__(self, worker: WorkerProcess) -> None:
+    def __init__(self, worker: WorkerShell) -> None:
         self.worker = worker
         self.limits = worker.limits
         self.loop_lock = threading.Lock()
@@ -340,4 +340,4 @@ def _living_refs(contained: tuple[tuple[ObjectId, ...], ...]) -> list[Any]:
 
 def main(launch: WorkerLaunch) -> None:
     """Be a worker until told to end."""
-    WorkerProcess(launch).run()
+    WorkerShell(launch).run()

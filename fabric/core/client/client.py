@@ -107,8 +107,11 @@ class ClientMachine:
         self.asks: dict[bytes, bytes] = {}  # key of the expected answer → request
         self.node_is_lost: Failure | None = None
         self._is_new = True
-        self._on: Mapping[type, Callable[[Address, Any, float], list[Effect]]] = {
-            **Allocations(node).reactions(),
+        self._on = self._reactions()
+
+    def _reactions(self) -> Mapping[type, Callable[[Address, Any, float], list[Effect]]]:
+        return {
+            **Allocations(self.node).reactions(),
             Submit: self.on_submit,
             SubmitToActor: self.actors.on_submit_to_actor,
             CallsDone: self.on_calls_done,

@@ -7,12 +7,18 @@ that waits. No call passes through it. What it knows of actors is in `residents`
 """
 
 from collections.abc import Callable, Mapping
-from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fabric.config import Limits
-from fabric.core.effects import Effect, Exit, Send, StopWorker, WatchProcess
-from fabric.core.events import Event, PeerLost, ProcessEnded, SegmentRecycled, ShutDown, WorkerExited
+from fabric.core.effects import Effect, Exit, Hangup, Send, StopWorker, WatchProcess
+from fabric.core.events import (
+    Event,
+    PeerLost,
+    ProcessEnded,
+    SegmentRecycled,
+    ShutDown,
+    WorkerExited,
+)
 from fabric.core.node.residents import Resident, Residents
 from fabric.core.node.scheduling import Scheduling
 from fabric.core.node.staff import WorkerState
@@ -61,6 +67,9 @@ from fabric.protocol.messages import (
 )
 from fabric.protocol.values import Failure, JobView, NodeView
 
+if TYPE_CHECKING:
+    from random import Random
+
 
 class NodeMachine:
     """See the module. Peers are clients, workers and the control store."""
@@ -70,7 +79,7 @@ class NodeMachine:
         place: Address,
         control: Address,
         limits: Limits,
-        random: Random,
+        random: "Random",
         *,
         resources: Mapping[str, int],
         store_prefix: str,
@@ -222,12 +231,13 @@ class NodeMachine:
     def on_unregister_client(
         self, client: Address, message: UnregisterClient, now: float
     ) -> list[Effect]:
-        """It ends in order."""
-        return self._client_gone(incarnation_of(client), now)
+        """It ends in order; one that only asked something was never counted."""
+        return [*self._client_gone(incarnation_of(client), now), Hangup(client)]
 
     def on_process_ended(self, source: Address, message: ProcessEnded, now: float) -> list[Effect]:
         """A driver's process is gone."""
-        return self._client_gone(message.client, now)
+        effects = self._client_gone(message.client, now)
+        return [*effects, Hangup(address("c", message.client))]
 
     def _client_gone(self, client: Incarnation, now: float) -> list[Effect]:
         """Its demands, leases and objects go; with a driver goes its job."""

@@ -7,7 +7,7 @@ worker.
 """
 
 from collections.abc import Callable, Mapping
-from random import Random
+from typing import TYPE_CHECKING
 
 from fabric.config import Limits
 from fabric.core.effects import Effect, Send, StartWorker, StopWorker
@@ -30,6 +30,9 @@ from fabric.protocol.messages import (
 )
 from fabric.protocol.values import Failure, Shape
 
+if TYPE_CHECKING:
+    from random import Random
+
 STARTING_MAX = 8
 """Workers being forked at a time; more would only compete for the same cores."""
 
@@ -43,7 +46,7 @@ class Scheduling:
     def __init__(
         self,
         limits: Limits,
-        random: Random,
+        random: "Random",
         resources: Mapping[str, int],
         workers_kept: int,
         is_client: Callable[[bytes], bool],
