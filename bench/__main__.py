@@ -108,7 +108,7 @@ def main() -> None:
                 progress.advance(bar)
     for failure in dict.fromkeys(samples.failures):
         console.print(f"failed ({samples.failures.count(failure)} times) {failure}", markup=False)
-    shown = Console(width=None if sys.stdout.isatty() else 110)
+    shown = Console(width=None if sys.stdout.isatty() else 120)
     shown.print(table(samples, rows, list(pythons)))
     if chosen.json:
         text = json.dumps(as_json(samples, rows, list(pythons), chosen.repetitions), indent=1)

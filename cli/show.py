@@ -3,7 +3,7 @@
 `show` is the one function that prints. Into a pipe goes plain text, as wide as it needs to be.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -22,7 +22,7 @@ BYTES_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 def show(shown: RenderableType) -> None:
     """Print it."""
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=PIPE_WIDTH)
     console.print(shown)
@@ -56,20 +56,22 @@ def status_of(snapshot: Row) -> RenderableType:
         ),
         nodes_table(snapshot["nodes"]),
     ]
-    parts += _listing("actor", snapshot["actors"], actors_table, {"dead"})
-    parts += _listing("job", snapshot["jobs"], jobs_table, {"ended"})
+    parts += _listing("actor", snapshot["actors"], actors_table, "dead")
+    parts += _listing("job", snapshot["jobs"], jobs_table, "ended")
     return Group(*parts)
 
 
-def _listing(noun: str, rows: Sequence[Row], table: Any, over: set[str]) -> list[RenderableType]:
+def _listing(
+    noun: str, rows: Sequence[Row], table: Callable[[Sequence[Row]], Table], over: str
+) -> list[RenderableType]:
     """Those that go on, in a table of bounded length; the others are counted."""
-    going_on = [row for row in rows if row["state"] not in over]
+    going_on = [row for row in rows if row["state"] != over]
     past = len(rows) - len(going_on)
     parts: list[RenderableType] = [Text("")]
     if going_on:
         parts.append(table(going_on[:ROWS_MAX]))
     more = max(0, len(going_on) - ROWS_MAX)
-    counted = [f"{more} more" if more else "", f"{past} {over.copy().pop()}" if past else ""]
+    counted = [f"{more} more" if more else "", f"{past} {over}" if past else ""]
     said = ", ".join(part for part in counted if part)
     if not going_on:
         said = f"no {noun}s" + (f" ({said})" if said else "")
@@ -155,4 +157,4 @@ def bytes_text(nbytes: int) -> str:
         if amount < 1024 or unit == BYTES_UNITS[-1]:
             break
         amount /= 1024
-    return f"{amount:.3g} {unit}"
+    return f"{amount:.0f} {unit}" if amount >= 100 else f"{amount:.3g} {unit}"

@@ -242,6 +242,8 @@ def wait(
     checked = _checked(refs, "wait")
     if not checked:
         return [], []
+    for client in dict.fromkeys(ref._client for ref in checked):
+        client.check()
     if len(set(checked)) != len(checked):
         raise ValueError("wait takes each ref once, and one of these is there twice")
     if not 0 < num_returns <= len(checked):

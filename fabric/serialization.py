@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from fabric.exceptions import SerializationError
+from fabric.exceptions import FabricError, SerializationError
 from fabric.ids import FunctionId, ObjectId
 from fabric.images import Dumped, parts
 
@@ -259,6 +259,8 @@ def _dump_any(value: object, names: Callable[[], Names]) -> Dumped:
             return _dump_with(PlainPickler, value)
     try:
         return _dump_with(by_value_pickler(), value)
+    except FabricError:  # of a ref inside that is of another session, say
+        raise
     except Exception as error:
         raise _unpicklable(names(), error) from error
 

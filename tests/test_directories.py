@@ -1,5 +1,6 @@
 """Directories are private, short, and swept when nobody lives in them."""
 
+import fcntl
 import os
 import stat
 import subprocess
@@ -17,7 +18,11 @@ from fabric.runtime.directories import (
     PATH_BYTES_MAX,
     cluster_directory,
     fabric_home,
+    hand_over,
     is_in_memory,
+    is_lived_in,
+    lock_of,
+    remove_if_orphan,
     remove_runtime_directory,
     runtime_directory,
     store_directory,
@@ -299,3 +304,28 @@ def test_a_cluster_directory_that_is_not_private_is_refused(root: Path, spoil: s
 def test_a_name_that_could_leave_its_place_is_refused(root: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="name of a cluster"):
         cluster_directory(name)
+
+
+# ------------------------------------------------------------------------------------------- heirs
+
+
+def test_a_directory_handed_over_is_lived_in_until_the_heir_ends(root: Path) -> None:
+    path = runtime_directory("test")
+    program = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, pass_fds=[lock_of(path)]) as heir:
+        hand_over(path)
+        assert is_lived_in(path)
+        assert sweep() == []
+        heir.communicate()
+    assert not is_lived_in(path)
+    assert sweep() == [path]
+    assert not is_lived_in(path)
+
+
+def test_two_who_look_whether_somebody_lives_there_do_not_see_each_other(root: Path) -> None:
+    path = abandoned(root, "runtime_directory('test')")
+    with (path / "lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert not is_lived_in(str(path))
+    assert remove_if_orphan(str(path))
+    assert not path.exists()

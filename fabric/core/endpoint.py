@@ -102,9 +102,8 @@ class Endpoint:
             elif kind not in (ACK, UNKNOWN):
                 raise FrameError(f"a frame of unknown kind {kind}")
         except FrameError:
-            self._refused += (
-                1  # garbage from nobody we know: there is no one to tell but `snapshot`
-            )
+            # Garbage from nobody we know: there is no one to tell but `snapshot`.
+            self._refused += 1
 
     def _make_link(self, peer: Address) -> Link:
         return Link(self.address, peer, self._lives, cluster=self._cluster, limits=self._limits)
@@ -128,14 +127,15 @@ class Endpoint:
         commit = 0
         if self._held or Commit in map(type, effects):
             effects, commit = self._hold(effects)
-        for peer, link in self._stirred.items():
+        stirred, self._stirred = self._stirred, {}
+        for peer, link in stirred.items():
             link.settle(now, commit)
             if commit:
                 self._gated[peer] = link
         is_due = now >= self._wake_at
         if is_due:
-            self._stirred.update(self._timed)
-        out = self._perform(effects, now)
+            stirred.update(self._timed)
+        out = self._perform(effects, stirred, now)
         if is_due:
             self._set_wake()
         return out
@@ -149,11 +149,9 @@ class Endpoint:
             released.append(held.popleft()[1])
         if not held:
             self._held_for.clear()
-        for peer, link in list(self._gated.items()):
-            if not link.committed(number, now):
-                del self._gated[peer]
-            self._stirred[peer] = link
-        return self._perform(released, now)
+        stirred = self._gated
+        self._gated = {peer: link for peer, link in stirred.items() if link.committed(number, now)}
+        return self._perform(released, stirred, now)
 
     def _hold(self, effects: list[Effect]) -> tuple[list[Effect], int]:
         """What may happen before the pending commits are durable, and the last of this turn's."""
@@ -174,7 +172,9 @@ class Endpoint:
             free.append(effect)
         return free, commit
 
-    def _perform(self, effects: list[Effect], now: float) -> list[Effect]:
+    def _perform(
+        self, effects: list[Effect], stirred: Mapping[Address, Link], now: float
+    ) -> list[Effect]:
         """Local effects as they stand; each peer's frames where its last message stood."""
         local: list[Effect] = []
         outbox: dict[Address, list[AnyMessage]] = {}
@@ -193,7 +193,7 @@ class Endpoint:
                 local.append(effect)
             else:
                 local.append(effect)
-        out = self._answer(outbox, now)
+        out = self._answer([peer for peer in stirred if peer not in outbox], now)
         done = 0
         for peer, messages in outbox.items():
             out += local[done : places[peer]]
@@ -202,16 +202,16 @@ class Endpoint:
         out += local[done:]
         return out
 
-    def _answer(self, outbox: Mapping[Address, object], now: float) -> list[Effect]:
-        """What the links themselves have to say to peers that get no message in this turn."""
+    def _answer(self, peers: list[Address], now: float) -> list[Effect]:
+        """What the links themselves have to say to peers that get no message now."""
         out: list[Effect] = []
         for peer, number in self._unknown.items():
             out.append(Transmit(peer, HEADER.pack(UNKNOWN, number, 0, 0)))
         self._unknown.clear()
-        for peer, link in self._stirred.items():
-            if peer not in outbox:
+        for peer in peers:
+            link = self._links.get(peer)
+            if link is not None:  # else the turn hung up on it
                 out += self._speak(link, now)
-        self._stirred.clear()
         return out
 
     def _say(self, peer: Address, messages: list[AnyMessage], now: float) -> list[Effect]:
@@ -254,6 +254,12 @@ class Endpoint:
             return []
         link.repeat()
         return self._speak(link, now)
+
+    def unacknowledged(self, peer: Address) -> tuple[AnyMessage, ...]:
+        """What was said to that peer and may not have been heard, or not be durable there."""
+        link = self._links.get(peer)
+        bodies = [] if link is None else link.unacknowledged()
+        return tuple(message for body in bodies for message in decode_messages(body))
 
     def forget(self, peer: Address) -> None:
         """That peer is gone: its link, and all that was still to be said to it."""

@@ -229,6 +229,16 @@ class SegmentRecycled(Event, frozen=True, gc=False):
     is_free: bool
 
 
+class ControlMoved(Event, frozen=True, gc=False):
+    """The control store was started again, elsewhere.
+
+    ``unsaid`` is what the one before may not have made durable: unacknowledged by its link.
+    """
+
+    control: Address
+    unsaid: tuple[AnyMessage, ...] = ()
+
+
 # every process
 
 

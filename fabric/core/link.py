@@ -279,7 +279,7 @@ class Link:
             self._wants_answer = True
 
     def _resend_after(self, received: int) -> None:
-        self._resend_from = max(received, self._acked) + 1
+        self._resend_from = received + 1
 
     # -- settling
 
@@ -385,7 +385,7 @@ class Link:
             return
         self._must_greet = self._wants_resend = True
         self._wants_answer = not self._peer_life
-        self._resend_after(self._acked)
+        self._resend_after(0)
 
     def refuse(self, reason: str) -> None:
         """Nothing more is said or accepted."""
@@ -398,6 +398,10 @@ class Link:
         self._flight_bytes = self._resend_from = 0
         self._ack_due_at = None
         self._must_greet = self._wants_answer = self._wants_resend = False
+
+    def unacknowledged(self) -> list[bytes]:
+        """The bodies that the peer has not settled, as far as known, in order."""
+        return [*self._flight, *self._backlog]
 
     def last_words(self, now: float) -> list[bytes]:
         """All that is still to be said, whatever the window; the link is forgotten after it."""

@@ -143,6 +143,15 @@ class ActorView(Struct, frozen=True, array_like=True, gc=False):
     failure: Failure | None = None
     progress: tuple[Progress, ...] = ()
 
+    def is_news_to(self, known: "ActorView | None") -> bool:
+        """Views come by several ways: lives never go back, nor does one after it was alive."""
+        if known is None or known.state == "dead":
+            return known is None
+        if self.state == "dead":
+            return True
+        order = (self.incarnation, self.state == "alive")
+        return self != known and order >= (known.incarnation, known.state == "alive")
+
 
 class NodeView(Struct, frozen=True, array_like=True, gc=False):
     """What everybody may know of a node. States: alive, dead. Amounts are in units of 1/UNIT."""

@@ -1,7 +1,8 @@
 """The first process of a fabric on this machine: ``python -m fabric.runtime.boot FD``.
 
-It imports once, forks the control store, forks the zygote, and is then the node. Both daemons start in
-parallel and live in a session of their own. The settings come through the descriptor named in argv.
+It imports once, forks the control store, forks the zygote, and is then the node. Both daemons start
+in parallel and live in a session of their own. The settings come through the descriptor named in
+argv.
 """
 
 import os
@@ -9,6 +10,7 @@ import signal
 import sys
 
 from fabric.runtime.control import run_control
+from fabric.runtime.directories import remove_if_orphan
 from fabric.runtime.node import run_node
 from fabric.runtime.settings import FabricSettings, read_settings
 from fabric.runtime.zygote import PR_SET_CHILD_SUBREAPER, PR_SET_NAME, PR_SET_PDEATHSIG, prctl
@@ -25,6 +27,9 @@ def main() -> None:
         run_node(settings, control_pid)
     finally:
         _end_control(control_pid)
+        if settings.driver_pid:  # a driver that lives has these locked, and removes them itself
+            remove_if_orphan(settings.runtime_directory)
+            remove_if_orphan(settings.store_directory)
 
 
 def _fork_control(settings: FabricSettings) -> int:

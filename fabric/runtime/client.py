@@ -238,7 +238,9 @@ class Client:
         if ref is None:
             return
         # the value first, then who looks for it: see `fabric.refs`
-        is_known = object_id in self.machine.references.objects.owned
+        entry = self.machine.references.objects.owned.get(object_id)
+        # an entry without a value was made after the answer was heard, in this very turn
+        is_known = entry is not None and entry.value is not None
         ref._is_tracked = ref._is_tracked or is_known
         ref._value = value
         self.inflight.pop(object_id, None)

@@ -1,9 +1,9 @@
 """Running user code: what a worker does between taking a call and having its values.
 
 It knows functions by hash, the job's environment, and the actor's instance if the worker is one. It
-turns inputs into arguments and results into images; where those go (inline or sealed), and when a call
-runs, is not decided here. Every error of user code becomes a `Failure`; only `SystemExit` ends the
-process, as it would anywhere.
+turns inputs into arguments and results into images; where those go (inline or sealed), and when a
+call runs, is not decided here. Every error of user code becomes a `Failure`; only `SystemExit` ends
+the process, as it would anywhere.
 """
 
 import os
@@ -38,6 +38,7 @@ class Execution:
         self.job: JobSpec | None = None
         self.instance: Any = None
         self.has_exited = False
+        self.result: Any = None  # of the last call: refs in it live until they are handed over
         self._names: dict[FunctionId, str] = {}
         self._pickled: dict[FunctionId, bytes] = {}
         self._loaded: dict[FunctionId, Callable[..., Any]] = {}
@@ -72,8 +73,8 @@ class Execution:
                 function = getattr(self.instance, call.method)
             else:
                 function = self._loaded.get(call.function) or self._load(call.function)
-            result = self._call(function, call.args, call.inputs)
-            return _outcomes(result, call.returns, name)
+            self.result = self._call(function, call.args, call.inputs)
+            return _outcomes(self.result, call.returns, name)
         except ActorExit:
             self.has_exited = True
             return [EXITED] * max(call.returns, 1)

@@ -24,6 +24,7 @@ from fabric.config import Limits
 from fabric.exceptions import AlreadyRunningError, ClusterError, ClusterNotFoundError, ConfigError
 from fabric.ids import Address, address
 from fabric.options import check_totals, resources_of
+from fabric.protocol.messages import View
 from fabric.runtime.directories import (
     cluster_directory,
     fabric_home,
@@ -246,7 +247,7 @@ def _launch(settings: FabricSettings) -> StartedCluster:
         os.replace(log_path, log_path + ".1")
     _forget(settings.address_path)
     locks = [lock_of(settings.runtime_directory), lock_of(settings.store_directory)]
-    process = launch(settings, log_path, locks=locks, is_quiet=True)
+    process = launch(settings, log_path, locks=locks, is_daemon=True)
     try:
         return StartedCluster(_wait_ready(settings, process, log_path), process, settings)
     except BaseException:
@@ -298,7 +299,7 @@ def _failed(what: str, log_path: str) -> ClusterError:
 # ---------------------------------------- look
 
 
-def view_of(cluster: RunningCluster, limits: Limits, patience_s: float = ANSWER_S) -> Any:
+def view_of(cluster: RunningCluster, limits: Limits, patience_s: float = ANSWER_S) -> View:
     """The cluster view, from the control store by way of the node."""
     from fabric.runtime.visitor import visit
 

@@ -36,12 +36,12 @@ def launch(
     log_path: str,
     *,
     locks: Sequence[int] = (),
-    is_quiet: bool = False,
+    is_daemon: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Exec the first process of a fabric, in a session of its own, with these settings.
 
-    It inherits ``locks``. ``is_quiet`` sends its standard output to the log too: a daemon that
-    outlives its starter must not keep the starter's pipe open.
+    It inherits ``locks``. One that ``is_daemon`` outlives its starter, so it keeps neither the
+    starter's pipe open (its standard output goes to the log too) nor its working directory in use.
     """
     home = os.path.dirname(os.path.dirname(os.path.abspath(fabric.__file__)))
     reader, writer = os.pipe()
@@ -50,8 +50,9 @@ def launch(
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", BOOT.format(home), str(reader)],
             stdin=subprocess.DEVNULL,
-            stdout=log if is_quiet else None,
+            stdout=log if is_daemon else None,
             stderr=log,
+            cwd="/" if is_daemon else None,
             pass_fds=(reader, *locks),
             start_new_session=True,
         )

@@ -217,8 +217,9 @@ class Loop:
         self._speak()
 
     def speak(self) -> None:
-        """A turn that hears nobody: decide and perform."""
+        """A turn that looks at no socket: hear what this process told, decide, perform."""
         self._now = self._clock()
+        self._hear_told()
         self._speak()
 
     def _ready(self, patience_s: float) -> list[tuple[int, int]]:

@@ -17,8 +17,9 @@ from fabric.protocol.values import UNIT
 class FabricSettings(msgspec.Struct, frozen=True):
     """One machine's control store and node.
 
-    ``driver_pid`` is 0 for a cluster that outlives its drivers; else everything ends with that process.
-    ``journal_path`` is where the control store's database is; it is synced only for clusters.
+    ``driver_pid`` is 0 for a cluster that outlives its drivers; else everything ends with that
+    process. ``journal_path`` is where the control store's database is; it is synced only for
+    clusters.
     """
 
     cluster: str

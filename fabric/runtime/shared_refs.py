@@ -48,7 +48,13 @@ class SharedRefs:
             self._watch(ref)
             ref._is_shared = True
         value = ref._value  # after saying that it is shared: see `fabric.refs`
-        if value is not None and not ref._is_tracked:
+        if ref._is_tracked:
+            return
+        if value is None and ref._id.startswith(self._client.me):
+            # its value, once there, is not only the ref's: a borrower may ask in that very turn
+            ref._is_tracked = True
+            self._client.tell(Hold(ref._id))
+        elif value is not None:
             ref._is_tracked = True
             self._client.tell(Put(ref._id, value, tuple(one._id for one in ref._contained)))
 

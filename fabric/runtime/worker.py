@@ -1,9 +1,10 @@
 """The worker's process: its main thread hears, runs user code, and speaks between calls.
 
-While a call runs the loop belongs to nobody. When it has run for `watchdog_after_s` a watchdog thread
-takes the loop until the call ends: answers leave, recalls and new calls are heard, and what is queued
-behind a call that takes too long is handed back. The main thread asks for the loop by an eventfd. The
-watchdog sleeps while the worker is idle. What is run next, and for whom, the machine decides.
+While a call runs the loop belongs to nobody. When it has run for `watchdog_after_s` a watchdog
+thread takes the loop until the call ends: answers leave, recalls and new calls are heard, and what
+is queued behind a call that takes too long is handed back. The main thread asks for the loop by an
+eventfd. The watchdog sleeps while the worker is idle. What is run next, and for whom, the machine
+decides.
 """
 
 import math
@@ -32,10 +33,10 @@ from fabric.core.sizes import segment_bytes
 from fabric.core.worker import WorkerMachine
 from fabric.ids import Address, CallId, Incarnation, ObjectId, address, incarnation_of, object_id
 from fabric.images import Dumped
-from fabric.protocol.values import CallDone, Failure, JobSpec, Sealed, Value
+from fabric.protocol.values import Call, CallDone, Failure, JobSpec, Sealed, Value
 from fabric.runtime import client as clients
 from fabric.runtime import sockets
-from fabric.runtime.execution import EXITED, Execution
+from fabric.runtime.execution import EXITED, Execution, Outcome
 from fabric.runtime.loop import Loop
 from fabric.runtime.poke import Poke
 from fabric.runtime.segments import SegmentWriter, segment_path
@@ -131,31 +132,39 @@ class WorkerShell:
         outcomes = self.execution.run(run)
         self.word.finish()
         duration_us = int((time.monotonic() - started) * 1e6)
-        if self.execution.has_exited or clients.client_or_none() is not None:
-            self._register_kept()
-        self.watchdog.take_loop()
-        values = tuple(
-            self._value(object_id(call.call_id, index), call.attempt, one)
-            for index, one in enumerate(outcomes)
-        )
         contained: tuple[tuple[ObjectId, ...], ...] = ()
-        if any(isinstance(one, Dumped) and one.refs for one in outcomes):
-            contained = tuple(
-                tuple(one.refs) if isinstance(one, Dumped) else () for one in outcomes
-            )
-            self._handed[call.call_id] = _living_refs(contained)
+        if clients.client_or_none() is not None:
+            contained = self._hand_over(call.call_id, outcomes)
+            self._register_kept(has_refs=bool(contained))
+        self.execution.result = None
+        self.watchdog.take_loop()
+        if len(outcomes) == 1:
+            values: tuple[Value, ...] = (self._value(call, 0, outcomes[0]),)
+        else:
+            values = tuple(self._value(call, index, one) for index, one in enumerate(outcomes))
         self.loop.tell(
             CallRan(CallDone(call.call_id, call.attempt, values, duration_us, contained))
         )
         if self.execution.has_exited:
             self.loop.tell(Quit(EXITED))
 
-    def _value(self, name: ObjectId, attempt: int, outcome: Dumped | Failure) -> Value:
+    def _hand_over(
+        self, call_id: CallId, outcomes: list[Outcome]
+    ) -> tuple[tuple[ObjectId, ...], ...]:
+        """The refs inside each result; they are held here until the caller has taken them."""
+        contained = tuple(tuple(one.refs) if type(one) is Dumped else () for one in outcomes)
+        if not any(contained):
+            return ()
+        self._handed[call_id] = _living_refs(contained)
+        return contained
+
+    def _value(self, call: Call, index: int, outcome: Outcome) -> Value:
         """As it travels: inline, or sealed in the store first."""
         if isinstance(outcome, Failure):
             return outcome
         if outcome.nbytes <= self.limits.inline_bytes_max:
             return outcome.packed()
+        name, attempt = object_id(call.call_id, index), call.attempt
         nbytes = segment_bytes(len(outcome.pickled), [each.nbytes for each in outcome.buffers])
         self._room = None
         self.loop.tell(WantSegment(name, attempt, nbytes))
@@ -176,13 +185,17 @@ class WorkerShell:
         self.loop.tell(SegmentWritten(name, attempt))
         return Sealed(room.segment, room.generation, nbytes, incarnation_of(self.launch.node))
 
-    def _register_kept(self) -> None:
-        """Refs that outlive the call are counted by their owners before its answer leaves."""
+    def _register_kept(self, has_refs: bool = False) -> None:
+        """Refs that outlive the call are counted by their owners before its answer leaves.
+
+        Of refs in the answer that are our own, our client must have heard by then, too: whoever
+        gets the answer asks it, and the two loops of this process do not wait for each other.
+        """
         client = clients.client_or_none()
         if client is None:
             return
         kept = client.shared.take_fresh()
-        if kept:
+        if kept or has_refs:
             request = b"kept" + client.next_call()
             answer = client.questions.expect(request)
             client.tell(Register(request, tuple(kept)))

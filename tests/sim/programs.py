@@ -220,13 +220,13 @@ def body(client: "Client", call: CallId, attempt: int, life: int, raw: bytes) ->
     return outcomes
 
 
-def draw_plan(random: Random, depth: int, crash_p: float) -> Plan:
+def draw_plan(random: Random, depth: int, crash_p: float, makes: bool) -> Plan:
     """Some code."""
     some = random.random
     count = random.choice((0, 0, 1, 2)) if depth else 0
     return Plan(
         duration_s=random.choice((0.0, 1e-5, 1e-3, 0.03)) if some() < 0.9 else 0.3,
-        children=[draw_plan(random, depth - 1, crash_p) for _ in range(count)],
+        children=[draw_plan(random, depth - 1, crash_p, makes) for _ in range(count)],
         waits=some() < 0.7,
         passes=some() < 0.4,
         reads=some() < 0.5,
@@ -239,18 +239,23 @@ def draw_plan(random: Random, depth: int, crash_p: float) -> Plan:
         returns=random.choice((1, 1, 1, 0, 3)),
         retries=random.choice((0, 1, 3, 3, -1)),
         calls=random.choice((0, 1, 2)),
-        makes=depth > 0 and some() < 0.1,
+        makes=makes and depth > 0 and some() < 0.1,
     )
 
 
 class Driver:
     """A driver's program: random steps over its variables, then everything is got and dropped."""
 
-    def __init__(self, client: "Client", seed: str, steps: int, crash_p: float) -> None:
+    def __init__(
+        self, client: "Client", seed: str, steps: int, crash_p: float, cpus: int, workers_max: int
+    ) -> None:
         self.client = client
         self.random = Random(seed)
         self.steps = steps
         self.crash_p = crash_p
+        self.cpus = cpus
+        self.workers_max = workers_max
+        self.halves = 0
         self.variables: list[SimRef] = []
         self.actors: list[SimRef] = []
 
@@ -259,7 +264,7 @@ class Driver:
         random = self.random
         verbs = (self.call, self.call, self.put, self.get, self.drop, self.sleep)
         actor_verbs = (self.make, self.call_actor, self.call_actor, self.kill, self.find)
-        has_actors = random.random() < 0.7
+        has_actors = self.workers_max > 8 and random.random() < 0.8
         for _ in range(self.steps):
             verb = random.choice((*verbs, *actor_verbs) if has_actors else verbs)
             yield from verb()
@@ -276,7 +281,9 @@ class Driver:
 
     def arguments(self) -> tuple[Plan, list[SimRef], list[SimRef], list[SimRef]]:
         """Those of a call."""
-        plan = draw_plan(self.random, self.random.choice((0, 0, 1, 2)), self.crash_p)
+        depth = self.random.choice((0, 0, 1, 2))
+        plan = draw_plan(self.random, depth, self.crash_p, self.workers_max > 100)
+        plan.reads = plan.reads and self.workers_max > 100  # they may all wait for what is queued
         inputs, nested = self.pick(self.variables, 2), self.pick(self.variables, 2)
         return plan, inputs, nested, self.pick(self.actors, 1)
 
@@ -341,13 +348,20 @@ class Driver:
         options: dict[str, Any] = {
             "name": name,
             "restarts_max": random.choice((0, 1, 3, -1)),
-            "shape": random.choice((FREE, FREE, HALF)),
+            "shape": self.actor_shape(),
         }
         inputs, nested = self.pick(self.variables, 1), self.pick(self.variables, 1)
         client = self.client
         token = make_actor(client, plan, inputs, nested, **options)
         self.actors.append(token)
         yield Sleep(0.0)
+
+    def actor_shape(self) -> Shape:
+        """Actors keep what they have for life: never so much that nothing is left for tasks."""
+        if self.cpus < 4 or self.halves or self.random.random() < 0.7:
+            return FREE
+        self.halves += 1
+        return HALF
 
     def call_actor(self) -> Program:
         """Some calls of an actor."""
@@ -356,7 +370,8 @@ class Driver:
         actor = self.random.choice(self.actors)
         for _ in range(self.random.choice((1, 3, 8))):
             plan, inputs, nested, actors = self.arguments()
-            plan.children = []
+            # who waits inside an actor may wait for itself
+            plan.children, plan.waits, plan.reads, plan.makes = [], False, False, False
             plan.retries = self.random.choice((0, 0, 2))
             self.variables += submit_to(self.client, actor, plan, inputs, nested, actors)
         yield Sleep(0.0)

@@ -32,6 +32,9 @@ from tests.sim.world import Violation
 if TYPE_CHECKING:
     from tests.sim.processes import SimProcess, Simulation
 
+ANSWER_S = 60.0
+"""A user's thread that asked for room waits this long."""
+
 SPINS_MAX = 300
 """Turns in a row that a machine asked for and that came to nothing."""
 
@@ -237,7 +240,9 @@ class Client(Shell):
             if question is not None:
                 question(effect.message)
         elif isinstance(effect, WriteSegment):
-            self.writes.pop(effect.object_id)(effect)
+            waiting = self.writes.pop(effect.object_id, None)
+            if waiting is not None:
+                waiting(effect)
         elif isinstance(effect, Drain):
             at = self.network.quiet_at(effect.peer, self.address)
             self.world.at(at, self.world.after, 0.0, self.tell, Drained(effect.peer))
@@ -396,5 +401,11 @@ def write(shell: Any, step: programs.Write, done: Callable[[Value], None]) -> No
         node = incarnation_of(shell.simulation.node.address)
         done(Sealed(room.segment, room.generation, len(step.content), node))
 
+    def give_up() -> None:
+        if shell.is_alive and shell.writes.pop(step.object_id, None) is not None:
+            done(Failure("cluster", "nobody answers"))
+
     shell.writes[step.object_id] = on_room
+    if shell.address[0] == "c":  # a worker without its node ends anyway
+        shell.world.after(ANSWER_S, give_up)
     shell.tell(WantSegment(step.object_id, step.attempt, len(step.content)))

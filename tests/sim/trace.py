@@ -7,6 +7,10 @@ anything that a machine heard differ in it. The words are made only when somebod
 from collections import deque
 from hashlib import blake2b
 
+import msgspec
+
+from fabric.ids import CALL_ID_BYTES, INCARNATION_BYTES, OBJECT_ID_BYTES
+
 TAIL = 4000
 
 
@@ -46,7 +50,24 @@ def _short(place: str) -> str:
 
 
 def _words(what: object) -> str:
-    if isinstance(what, str):
-        return what
-    text = repr(what)
-    return text if len(text) < 260 else text[:257] + "..."
+    text = what if isinstance(what, str) else in_words(what)
+    return text if len(text) < 400 else text[:397] + "..."
+
+
+def in_words(what: object) -> str:
+    """A message as people read it: ids short, values as their size."""
+    if isinstance(what, msgspec.Struct):
+        fields = [
+            f"{name}={in_words(value)}"
+            for name in what.__struct_fields__
+            if (value := getattr(what, name)) not in ("", b"", (), None)
+        ]
+        return f"{type(what).__name__}({' '.join(fields)})"
+    if isinstance(what, bytes):
+        if len(what) in (CALL_ID_BYTES, OBJECT_ID_BYTES):
+            number = int.from_bytes(what[8:14], "big")
+            return f"{what[:2].hex()}-{number}" + (f".{what[15]}" if len(what) > 14 else "")
+        return what.hex()[:4] if len(what) == INCARNATION_BYTES else f"<{len(what)}>"
+    if isinstance(what, tuple | list):
+        return f"[{', '.join(map(in_words, what))}]"
+    return str(what)

@@ -30,7 +30,7 @@ class Draw:
         self.cpus = random.choice((1, 2, 4))
         self.store_bytes_max = random.choice((4096 * 3, 4096 * 16, 1 << 30))
         self.is_calm = random.random() < 0.15
-        self.delay_s = random.choice((1e-5, 1e-4, 1e-3, 0.02))
+        self.delay_s = random.choice((1e-5, 1e-4, 1e-3, 3e-3))
         self.turn_s = random.choice((0.0, 1e-5, 1e-3))
         self.commit_s = random.choice((1e-4, 2e-3, 0.05))
         self.drop_p = some(0.001, 0.02, 0.1)
@@ -72,14 +72,14 @@ def draw_limits(random: Random) -> Limits:
         batch_bytes_max=pick((1, 300, 1 << 20)),
         beat_s=pick((0.02, 0.1, 0.3)),
         lease_idle_s=pick((0.0, 0.05, 1.0)),
-        lease_quantum_s=pick((0.0, 0.01, 0.1)),
-        leases_wanted_max=pick((1, 4, 1024)),
-        workers_max=pick((1, 2, 3, 8, 256)),
+        lease_quantum_s=pick((0.02, 0.1)),
+        leases_wanted_max=pick((64, 1024)),  # fewer may all wait for each other
+        workers_max=pick((1, 2, 8, 40, 256, 256)),
         worker_idle_s=pick((0.02, 0.5, 60.0)),
         blocked_after_s=pick((0.0, 0.005)),
         answer_delay_s=pick((0.0, 0.001, 0.02)),
         unschedulable_grace_s=pick((0.0, 0.5)),
-        store_full_grace_s=pick((0.05, 3.0)),
+        store_full_grace_s=pick((0.05, 0.3)),
         segment_warm_s=pick((0.0, 0.2, 5.0)),
         segment_retry_s=pick((0.01, 0.05)),
         actor_start_s=pick((0.5, 60.0)),
@@ -129,6 +129,10 @@ class World:
     def fault(self, name: str) -> None:
         """One more of that kind."""
         self.counts[f"fault {name}"] += 1
+
+    def next_at(self) -> float:
+        """When the next thing happens."""
+        return self._heap[0][0] if self._heap else float("inf")
 
     def step(self) -> bool:
         """Let the next thing happen; false if nothing ever will."""

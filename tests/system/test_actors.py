@@ -9,78 +9,16 @@ from typing import Any
 import pytest
 
 import fabric
-from fabric import actor, exceptions, task
-from tests.system.looks import WAIT_S, is_running, wait_for_file, wait_until
+from fabric import exceptions
+from tests.system.looks import WAIT_S, is_running, wait_until
+from tests.system.work import Broken, Ledger, Unlucky, add_to, after, fail, find
 
 pytestmark = pytest.mark.system
-
-
-@actor
-class Ledger:
-    """Keeps what it is told, in the order in which it is told."""
-
-    def __init__(self, *entries: Any) -> None:
-        self.entries = list(entries)
-
-    def add(self, entry: Any) -> int:
-        self.entries.append(entry)
-        return len(self.entries)
-
-    def read(self) -> list[Any]:
-        return self.entries
-
-    def pid(self) -> int:
-        return os.getpid()
-
-    def wait(self, path: str) -> int:
-        wait_for_file(path)
-        return os.getpid()
-
-    def crash(self) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def leave(self, catches: bool = False) -> str:
-        try:
-            fabric.exit_actor()
-        except Exception:
-            return "stayed"
-        return "stayed"
-
-    def tell(self, other: Any, entry: Any) -> Any:
-        """Call another actor from this one."""
-        return fabric.get(other.add.remote(entry))
-
 
 Ledgers: Any = Ledger
 """Handles are typed as instances for the methods' sake; here their looser side is used."""
 
-
-@actor
-class Broken:
-    def __init__(self, path: str) -> None:
-        raise KeyError(f"no {path}")
-
-    def read(self) -> str:
-        return "whole"
-
-
 Brokens: Any = Broken
-
-
-@task
-def add_to(ledger: Any, entries: list[Any]) -> list[int]:
-    return fabric.get([ledger.add.remote(entry) for entry in entries])
-
-
-@task
-def after(path: str, value: Any) -> Any:
-    wait_for_file(path)
-    return value
-
-
-@task
-def fail() -> None:
-    raise ValueError("not today")
 
 
 @pytest.fixture
@@ -109,14 +47,14 @@ def test_calls_run_in_the_callers_order_also_behind_arguments_not_ready(
     ledger = Ledgers.remote()
     ledger.add.remote(0)
     late = ledger.add.remote(after.remote(gate, 1))
-    never = ledger.add.remote(fail.remote())
+    never = ledger.add.remote(fail.remote(13))
     rest = [ledger.add.remote(i) for i in range(2, 50)]
     ready, _ = fabric.wait([late, *rest], timeout=0)
     assert not ready
     Path(gate).touch()
     assert ledger.read.remote().get(WAIT_S) == list(range(50))
     assert fabric.get(rest, WAIT_S) == list(range(3, 51))
-    with pytest.raises(ValueError, match="not today"):
+    with pytest.raises(Unlucky, match="number 13"):
         never.get(WAIT_S)
 
 
@@ -180,12 +118,6 @@ def test_a_name_belongs_to_one_living_actor_of_a_namespace(session: fabric.Conte
     assert heir.read.remote().get(WAIT_S) == ["heir"]
 
 
-@task
-def find(name: str) -> list[Any]:
-    entries: list[Any] = fabric.get(fabric.get_actor(name).read.remote())
-    return entries
-
-
 def test_a_task_finds_the_actors_of_its_job(session: fabric.Context) -> None:
     ledger = Ledgers.options(name="known").remote("yes")
     assert find.remote("known").get(WAIT_S) == ["yes"]
@@ -235,8 +167,8 @@ def test_an_error_of_the_constructor_is_told_to_every_call(session: fabric.Conte
         with pytest.raises(exceptions.ActorDiedError, match="KeyError") as caught:
             broken.read.remote().get(WAIT_S)
         assert isinstance(caught.value.__cause__, KeyError)
-    late = Ledgers.remote(fail.remote())
-    with pytest.raises(exceptions.FabricError, match="not today"):
+    late = Ledgers.remote(fail.remote(13))
+    with pytest.raises(exceptions.FabricError, match="number 13"):
         late.read.remote().get(WAIT_S)
 
 

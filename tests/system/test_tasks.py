@@ -11,52 +11,24 @@ import pytest
 
 import fabric
 from fabric import exceptions, task
-from tests.system.looks import WAIT_S, WorkerCount, meet, wait_for_file, wait_until, worker_pids
+from tests.system.looks import WAIT_S, WorkerCount, wait_until, worker_pids
+from tests.system.work import (
+    Unlucky,
+    add,
+    after,
+    crash,
+    depth,
+    fail,
+    fail_deeper,
+    give,
+    leaves,
+    make_refs,
+    pid,
+    run_together,
+    touch,
+)
 
 pytestmark = pytest.mark.system
-
-
-@task
-def add(x: Any, y: Any = 1) -> Any:
-    return x + y
-
-
-@task
-def pid() -> int:
-    return os.getpid()
-
-
-@task(max_retries=2)
-def crash(number: int, times: int, place: str) -> str:
-    """Kill this very process that often, then give a result."""
-    crashes = len(list(Path(place).glob("crash-*")))
-    if crashes < times:
-        Path(place, f"crash-{crashes}").touch()
-        os.kill(os.getpid(), number)
-    return f"after {crashes}"
-
-
-@task
-def depth(n: int) -> int:
-    """As deep as that: each call waits for the next."""
-    return 0 if n == 0 else fabric.get(depth.remote(n - 1)) + 1
-
-
-@task
-def leaves(n: int) -> int:
-    """A tree of calls, each of which waits for its children."""
-    return 1 if n == 0 else sum(fabric.get([leaves.remote(n - 1) for _ in range(2)]))
-
-
-@task
-def run_together(place: str, company: int) -> int:
-    return meet(place, company)
-
-
-@task
-def after(path: str) -> str:
-    wait_for_file(path)
-    return path
 
 
 @pytest.fixture
@@ -66,16 +38,6 @@ def session() -> Iterator[fabric.Context]:
 
 
 # ---------------------------------------- options
-
-
-@task(num_returns=0)
-def touch(path: str) -> None:
-    Path(path).touch()
-
-
-@task(num_returns=3)
-def give(values: Any) -> Any:
-    return values
 
 
 def test_a_call_has_as_many_results_as_it_was_asked_for(
@@ -158,19 +120,6 @@ def test_a_worker_killed_from_outside_costs_its_neighbours_nothing(
 # ---------------------------------------- dependencies and refs
 
 
-class Unlucky(Exception):
-    """An error of a user's own, with attributes."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"number {number}")
-        self.number = number
-
-
-@task
-def fail(number: int) -> int:
-    raise Unlucky(number)
-
-
 def test_refs_are_arguments_before_they_are_ready(session: fabric.Context, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     first = after.remote(str(gate))
@@ -194,26 +143,6 @@ def test_an_error_goes_through_dependents_and_nested_calls_as_the_users_type(
         fail_deeper.remote(3, 14).get(WAIT_S)
 
 
-@task
-def fail_deeper(n: int, number: int) -> int:
-    return fabric.get(fail_deeper.remote(n - 1, number) if n else fail.remote(number))
-
-
-@task
-def make_refs(n: int) -> dict[str, Any]:
-    """Refs of this worker's own calls and puts, small and large, pending and ready."""
-    ready = add.remote(1)
-    fabric.get(ready)
-    return {
-        "ready": ready,
-        "pending": [add.remote(i) for i in range(n)],
-        "put": fabric.put("small"),
-        "large": fabric.put(b"x" * 1_000_000),
-        "large result": add.remote(b"y" * 1_000_000, b"z"),
-        "failed": fail.remote(15),
-    }
-
-
 def test_a_result_may_hold_refs_that_the_worker_made(session: fabric.Context) -> None:
     for _ in range(3):
         outer = make_refs.remote(10)
@@ -233,18 +162,19 @@ def test_a_result_may_hold_refs_that_the_worker_made(session: fabric.Context) ->
 # ---------------------------------------- nesting and resources
 
 
+@pytest.mark.timeout(120)
 def test_calls_nest_two_hundred_deep_in_a_bounded_number_of_workers(
     session: fabric.Context,
 ) -> None:
     with WorkerCount() as workers:
-        assert depth.remote(200).get(55) == 200
+        assert depth.remote(200).get(2 * WAIT_S) == 200
     assert workers.most <= 256
 
 
 def test_there_are_never_more_workers_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FABRIC_WORKERS_MAX", "6")
     with fabric.init(num_cpus=2), WorkerCount() as workers:
-        assert leaves.remote(4).get(WAIT_S) == 16
+        assert fabric.get([leaves.remote(2)], WAIT_S) == [4]
         with pytest.raises(exceptions.WaitsLimitExceeded):
             depth.remote(20).get(WAIT_S)
         assert depth.remote(4).get(WAIT_S) == 4

@@ -9,26 +9,15 @@ from typing import Any
 import pytest
 
 import fabric
-from fabric import exceptions, task
-from tests.system.looks import WAIT_S, wait_for_file
+from fabric import exceptions
+from tests.system.looks import WAIT_S
+from tests.system.work import Unlucky, add, fail, reciprocal
+from tests.system.work import after as waiting
 
 pytestmark = pytest.mark.system
 
 
-@task
-def add(x: int, y: int = 1) -> int:
-    return x + y
-
-
-@task
-def fail(text: str) -> int:
-    raise ValueError(text)
-
-
-@task(num_cpus=0)
-def after(path: str, value: int) -> int:
-    wait_for_file(path)
-    return value
+after = waiting.options(num_cpus=0)
 
 
 @pytest.fixture
@@ -47,8 +36,8 @@ def test_get_keeps_the_order_and_raises_the_first_failure_at_once(
     assert isinstance(caught.value, TimeoutError)
     with pytest.raises(exceptions.GetTimeoutError):
         refs[0].get(timeout=0)
-    with pytest.raises(ValueError, match="early"):
-        fabric.get([*refs, fail.remote("early")])  # without a timeout: the gates are closed
+    with pytest.raises(Unlucky, match="number 4"):
+        fabric.get([*refs, fail.remote(4)])  # without a timeout: the gates are closed
     for gate in reversed(gates):
         Path(gate).touch()
     assert fabric.get(refs, WAIT_S) == [0, 1, 2]
@@ -61,7 +50,7 @@ def test_wait_returns_exactly_as_many_as_asked_for_in_input_order(
 ) -> None:
     gate = str(tmp_path / "gate")
     late = [after.remote(gate, i) for i in range(2)]
-    early: list[Any] = [add.remote(1), fail.remote("counts as ready"), add.remote(3)]
+    early: list[Any] = [add.remote(1), fail.remote(5), add.remote(3)]
     refs = [late[0], *early, late[1]]
     ready, rest = fabric.wait(refs, num_returns=3, timeout=WAIT_S)
     assert (ready, rest) == (early, late)
@@ -101,7 +90,7 @@ def test_a_thousand_refs_are_awaited_together(session: fabric.Context, tmp_path:
 
     async def gather() -> list[int]:
         late = after.remote(gate, 5)
-        refs = [add.remote(i, late) for i in range(1000)]  # type: ignore[arg-type]
+        refs = [add.remote(i, late) for i in range(1000)]
         waiting = asyncio.gather(*refs)
         await asyncio.sleep(0)
         Path(gate).touch()
@@ -121,13 +110,13 @@ def test_await_raises_and_the_loop_goes_on_meanwhile(
             return "opened"
 
         found = await asyncio.gather(
-            after.remote(gate, 1), open_gate(), fail.remote("f"), return_exceptions=True
+            after.remote(gate, 1), open_gate(), fail.remote(6), return_exceptions=True
         )
         return [*found, [await ref async for ref in fabric.as_completed([add.remote(1)])]]
 
     one, opened, error, completed = asyncio.run(asyncio.wait_for(both(), WAIT_S))
     assert (one, opened, completed) == (1, "opened", [2])
-    assert isinstance(error, ValueError)
+    assert isinstance(error, Unlucky)
 
 
 def test_a_future_has_the_value_or_the_error_and_calls_back(session: fabric.Context) -> None:
@@ -136,14 +125,9 @@ def test_a_future_has_the_value_or_the_error_and_calls_back(session: fabric.Cont
     future.add_done_callback(lambda _: called.set())
     assert future.result(WAIT_S) == 2
     assert called.wait(WAIT_S)
-    error = fail.remote("in a future").future().exception(WAIT_S)
-    assert isinstance(error, ValueError)
+    error = fail.remote(7).future().exception(WAIT_S)
+    assert isinstance(error, Unlucky)
     assert isinstance(error, exceptions.TaskError)
-
-
-@task
-def reciprocal(x: int) -> float:
-    return 1 / x
 
 
 def test_map_keeps_order_and_an_item_that_fails_fails_alone(session: fabric.Context) -> None:
@@ -151,7 +135,7 @@ def test_map_keeps_order_and_an_item_that_fails_fails_alone(session: fabric.Cont
     assert len(refs) == 20_000
     assert fabric.get(refs, WAIT_S) == [2 * i for i in range(20_000)]
     assert refs[77].get(WAIT_S) == 154
-    assert fabric.get(add.remote(refs[5], refs[6]), WAIT_S) == 22  # type: ignore[call-overload]
+    assert fabric.get(add.remote(refs[5], refs[6]), WAIT_S) == 22
     odd = reciprocal.map([1, 0, 2], chunk=3)
     assert [odd[0].get(WAIT_S), odd[2].get(WAIT_S)] == [1.0, 0.5]
     with pytest.raises(ZeroDivisionError):

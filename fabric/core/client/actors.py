@@ -37,6 +37,8 @@ class Actors:
         self.channels: dict[ActorId, Channel] = {}
         self.made: dict[ActorId, ActorSpec] = {}  # by this client, and not known to be dead
         self.holds: dict[ActorId, tuple[ObjectId, ...]] = {}  # constructor arguments of those
+        self.ended: dict[ActorId, None] = {}  # those of `made` whose last handle is gone
+        self.lost: Failure | None = None  # the node is gone
         self._open: dict[ActorId, Channel] = {}  # channels to look at in this turn
 
     def join(
@@ -44,7 +46,7 @@ class Actors:
         calls: Calls,
         references: References,
         admit: Callable[[PendingCall], list[Effect]],
-        fail: Callable[[PendingCall, Failure], list[Effect]],
+        fail: Callable[[PendingCall, Failure, list[Effect]], None],
         run_at: Callable[[Address, int, int, list[PendingCall]], list[Effect]],
     ) -> None:
         """Take the machine's parts and verbs; they need each other, so neither comes first."""
@@ -54,25 +56,39 @@ class Actors:
         self.fail = fail
         self.run_at = run_at
 
-    def tick(self) -> list[Effect]:
+    @property
+    def has_news(self) -> bool:
+        """Channels are to be looked at."""
+        return bool(self._open)
+
+    def tick(self, effects: list[Effect]) -> None:
         """Send what became ready in this turn."""
-        effects: list[Effect] = []
         channels, self._open = self._open, {}
         for channel in channels.values():
-            effects += self._send_ready(channel)
-        return effects
+            self._send_ready(channel, effects)
 
-    def placed(self) -> int:
-        """How many pending calls are in channels (constructors are in none while they wait)."""
-        return sum(
-            sum(1 for call in one.queue) + len(one.inflight) for one in self.channels.values()
-        )
+    def check(self) -> int:
+        """How many pending calls are here: in channels, or constructors that wait for arguments."""
+        placed = sum(len(one.queue) + len(one.inflight) for one in self.channels.values())
+        placed += sum(1 for actor_id in self.made if call_of(actor_id) in self.calls.pending)
+        for channel in self.channels.values():
+            if channel.is_over and (channel.queue or channel.inflight):
+                raise InvariantError(f"calls wait for the dead {channel.actor_id!r}")
+        return placed
 
-    def clear(self) -> None:
+    def clear(self, failure: Failure) -> list[Effect]:
         """Forget what is queued and in flight: the machine fails it."""
+        self.lost = failure
+        effects: list[Effect] = []
         for channel in self.channels.values():
             channel.queue.clear()
             channel.inflight.clear()
+            if channel.is_awaited:
+                channel.is_awaited = False
+                effects.append(Reply(channel.actor_id, failure))
+        self._open.clear()
+        self.made.clear()
+        return effects
 
     # what user threads say
 
@@ -94,19 +110,25 @@ class Actors:
         call.actor_id = actor_id
         call.holds = (ObjectId(actor_id),)
         effects: list[Effect] = []
+        if self.lost is not None:
+            return self.admit(call)
         channel = self.channels.get(actor_id)
         if channel is None:
             channel = self.channels[actor_id] = Channel(actor_id)
             effects.append(Send(self.node, WatchActor(actor_id)))
         channel.queue.append(call)
+        if channel.is_over:
+            self._open[actor_id] = channel
         return [*effects, *self.admit(call)]
 
     def on_make_actor(self, source: Address, message: MakeActor, now: float) -> list[Effect]:
         """A new actor: the control store hears of it when its arguments are ready."""
         spec = message.spec
+        self.references.hold_handle(ObjectId(spec.actor_id))
+        if self.lost is not None:
+            return [Reply(spec.actor_id, self.lost)] if spec.name else []
         channel = self.channels[spec.actor_id] = Channel(spec.actor_id)
         channel.is_awaited = bool(spec.name)
-        self.references.objects.entry(ObjectId(spec.actor_id)).is_actor = True
         call = PendingCall(
             call_of(spec.actor_id),
             spec.function,
@@ -131,7 +153,9 @@ class Actors:
         """Its arguments are there: a constructor goes to the control store, a call to its turn."""
         if call.actor_id is None:
             raise InvariantError(f"{call.call_id!r} is no call of an actor")
-        if call.method == CONSTRUCTOR and call.returns == 0:
+        if self.lost is not None:
+            return []  # it is failing with all others
+        if call.call_id == call_of(call.actor_id):
             return self._create(call)
         channel = self.channels.get(call.actor_id)
         if channel is not None:
@@ -145,57 +169,61 @@ class Actors:
             channel.inflight.pop(call.number, None)
             self._open[channel.actor_id] = channel
 
-    def on_drained(self, worker: Address) -> list[Effect]:
+    def on_drained(self, worker: Address, effects: list[Effect]) -> None:
         """All that a dead actor's worker had said is heard."""
-        effects: list[Effect] = []
         for channel in list(self.channels.values()):
             if channel.is_draining and channel.worker == worker:
-                effects += self._settle(channel)
-        return effects
+                self._settle(channel, effects)
 
     def _create(self, call: PendingCall) -> list[Effect]:
         """The arguments stay held while the actor may be started again."""
-        actor_id = ActorId(ObjectId(call.actor_id or b""))
+        actor_id = ActorId(call.actor_id or b"")
         del self.calls.pending[call.call_id]
         self.holds[actor_id] = call.holds
-        spec = self.made.get(actor_id)
-        if spec is None:  # its handles are gone already
-            return self._let_go(actor_id)
+        spec = self.made[actor_id]
+        if not self.references.is_needed(ObjectId(actor_id)) and not spec.is_detached:
+            effects = self._let_go(actor_id)  # its handles went while it waited: never made
+            return effects + self.references.forget(ObjectId(actor_id))
         if call.failure is not None:
             dead = ActorView(actor_id, "dead", 1, spec.class_name, failure=call.failure)
-            return self._learn(dead)
-        spec = msgspec.structs.replace(spec, inputs=call.inputs)
-        return [Send(self.node, CreateActor(spec))]
+            # others may have its handle by now, and ask the control store
+            told = EndActor(actor_id, call.failure, may_restart=False)
+            effects = [*self._learn(dead), Send(self.node, told)]
+        else:
+            spec = msgspec.structs.replace(spec, inputs=call.inputs)
+            effects = [Send(self.node, CreateActor(spec))]
+        if not self.references.is_needed(ObjectId(actor_id)):  # a detached one needs no handle
+            effects += self.references.forget(ObjectId(actor_id))
+        return effects
 
-    def _send_ready(self, channel: Channel) -> list[Effect]:
-        effects: list[Effect] = []
+    def _send_ready(self, channel: Channel, effects: list[Effect]) -> None:
         if channel.is_over:
             while channel.queue:
-                effects += self.fail(channel.queue.popleft(), channel.reason())
-            return effects
+                self.fail(channel.queue.popleft(), channel.reason(), effects)
+            if not self.references.is_needed(ObjectId(channel.actor_id)):
+                self.channels.pop(channel.actor_id, None)
+            return
         while True:
             calls = channel.take_ready(self.limits.window_calls_max)
             if calls and channel.worker is not None:
                 effects += self.run_at(channel.worker, calls[0].lease, 0, calls)
             head = channel.queue[0] if channel.queue else None
             if head is None or head.missing or head.failure is None:
-                return effects
+                return
             channel.queue.popleft()
-            effects += self.fail(head, head.failure)
+            self.fail(head, head.failure, effects)
 
-    def _settle(self, channel: Channel) -> list[Effect]:
+    def _settle(self, channel: Channel, effects: list[Effect]) -> None:
         """After a life's end: what never started is sent again, what may have run by policy."""
-        effects: list[Effect] = []
         is_dead = channel.view is not None and channel.view.state == "dead"
         again: list[PendingCall] = []
         for call, may_have_run in channel.settle(self.me):
-            if is_dead or (may_have_run and not call.charge()):
-                effects += self.fail(call, channel.reason())
+            if (may_have_run and not call.charge()) or is_dead:
+                self.fail(call, channel.reason(), effects)
             else:
                 again.append(call)
         channel.queue.extendleft(reversed(again))
         self._open[channel.actor_id] = channel
-        return effects
 
     # what becomes of actors
 
@@ -226,24 +254,29 @@ class Actors:
         return effects
 
     def on_handles_gone(self, handle: ObjectId) -> list[Effect]:
-        """No handle of it is left in this process or, if this client made it, anywhere."""
+        """No handle of it is left in this process or, if this client made it, anywhere.
+
+        What was numbered for its worker stays known while it lives: a handle may come back, and the
+        worker goes on counting from there.
+        """
         actor_id = ActorId(handle)
-        self.channels.pop(actor_id, None)
-        spec = self.made.pop(actor_id, None)
+        spec = self.made.get(actor_id)
         if spec is None:
+            channel = self.channels.get(actor_id)
+            if channel is not None and (channel.life == 0 or channel.is_over):
+                del self.channels[actor_id]
             return []
-        if call_of(actor_id) in self.calls.pending:  # the constructor's arguments are not ready
-            return []
-        effects = self._let_go(actor_id)
-        if spec.is_detached:
-            return effects
+        if spec.is_detached or actor_id in self.ended:
+            return []  # until it is dead, it may be started by the arguments that we hold
+        self.ended[actor_id] = None
         gone = Failure("actor_died", f"the last handle of this {spec.class_name} is gone")
-        return [*effects, Send(self.node, EndActor(actor_id, gone, may_restart=False))]
+        return [Send(self.node, EndActor(actor_id, gone, may_restart=False))]
 
     def _let_go(self, actor_id: ActorId) -> list[Effect]:
         """It will not be started again by our arguments."""
         effects: list[Effect] = []
         self.made.pop(actor_id, None)
+        self.ended.pop(actor_id, None)
         for held in self.holds.pop(actor_id, ()):
             effects += self.references.unhold(held)
         return effects

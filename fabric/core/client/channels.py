@@ -38,20 +38,16 @@ class Channel:
         return self.view is not None and self.view.state == "dead" and not self.is_draining
 
     def learn(self, view: ActorView) -> bool:
-        """Take in news; false if they are old. Lives never go back, nor does the dead rise."""
-        known = self.view
-        if known is not None:
-            if known.state == "dead" or view.incarnation < known.incarnation:
-                return False
-            if view == known:
-                return False
+        """Take in news; false if they are old."""
+        if not view.is_news_to(self.view):
+            return False
         self.view = view
         return True
 
     def must_drain(self) -> bool:
-        """Calls are in flight to a life that is over."""
+        """The life that calls were sent to is over, and its worker's last words are not heard."""
         view = self.view
-        if view is None or not self.inflight or self.is_draining:
+        if view is None or self.worker is None or self.is_draining:
             return False
         return view.incarnation > self.life or view.state != "alive"
 
@@ -80,6 +76,7 @@ class Channel:
         """Calls in flight to a life that ended, in number order, and whether each may have run."""
         calls, self.inflight = self.inflight, {}
         self.is_draining = False
+        self.worker = None
         reached = self._reached(me)
         for call in calls.values():
             call.lease = 0

@@ -13,9 +13,10 @@ from fabric.config import Limits
 from fabric.core.allocations import Allocations
 from fabric.core.client.actors import NO_FUNCTION, Actors
 from fabric.core.client.calls import Calls, PendingCall
+from fabric.core.client.leases import ShapeQueue
 from fabric.core.client.references import References
 from fabric.core.client.tasks import Tasks
-from fabric.core.effects import Effect, Hangup, Reply, Send
+from fabric.core.effects import Effect, Hangup, Reply, Resolve, Send
 from fabric.core.events import (
     Ask,
     Await,
@@ -40,6 +41,7 @@ from fabric.ids import (
     Address,
     FunctionId,
     ObjectId,
+    address,
     incarnation_of,
     object_id,
 )
@@ -71,7 +73,9 @@ from fabric.protocol.messages import (
     WantObject,
     WorkerDied,
 )
-from fabric.protocol.values import CallDone, Failure, JobSpec, Value
+from fabric.protocol.values import CallDone, Failure, JobSpec, Sealed, Value
+
+FIRST_INDEX = bytes(2)
 
 
 class ClientMachine:
@@ -102,16 +106,19 @@ class ClientMachine:
         )
         self.tasks.join(self.calls, self._fail, self._run_at)
         self.actors.join(self.calls, self.references, self._admit, self._fail, self._run_at)
+        self.allocations = Allocations(node)
         self.functions: dict[FunctionId, DefineLocally] = {}
         self.introduced: dict[Address, dict[FunctionId, None]] = {}  # worker → what it was sent
-        self.asks: dict[bytes, bytes] = {}  # key of the expected answer → request
+        self.asks: dict[bytes, list[bytes]] = {}  # key of the expected answer → requests
         self.node_is_lost: Failure | None = None
-        self._is_new = True
+        self._failing: list[PendingCall] = []  # ready, but with a failed input
+        self._queue: ShapeQueue | None = None  # of the last call
+        self._is_usual = False  # known to the node, and the node is there
         self._on = self._reactions()
 
     def _reactions(self) -> Mapping[type, Callable[[Address, Any, float], list[Effect]]]:
         return {
-            **Allocations(self.node).reactions(),
+            **self.allocations.reactions(),
             Submit: self.on_submit,
             SubmitToActor: self.actors.on_submit_to_actor,
             CallsDone: self.on_calls_done,
@@ -150,28 +157,36 @@ class ClientMachine:
         react = self._on.get(type(message))
         if react is None:
             return []
-        return react(source, message, now)
+        effects = react(source, message, now)
+        return effects if self._is_usual else self._unusual(effects)
 
     def tick(self, now: float) -> list[Effect]:
         """Send what became ready in this turn, ask for workers, return those without work."""
         effects: list[Effect] = []
-        if self._is_new:
-            self._is_new = False
-            effects.append(Send(self.node, self.hello))
+        while self._failing or self.actors.has_news:  # each may bring about the other
+            self._fail_those_with_failed_inputs(effects)
+            self.actors.tick(effects)
         effects += self.tasks.tick(now)
-        effects += self.actors.tick()
         effects += self.references.tick()
-        return effects
+        return effects if self._is_usual else self._unusual(effects)
+
+    def _unusual(self, effects: list[Effect]) -> list[Effect]:
+        """At first the node must know us before we ask; when it is lost, nothing is said to it."""
+        if self.node_is_lost is None:
+            self._is_usual = True
+            return [Send(self.node, self.hello), *effects]
+        # its workers went with it
+        return [one for one in effects if type(one) is not Send or one.peer.startswith("c:")]
 
     def deadline(self) -> float | None:
-        """When the longest idle lease is to be returned."""
-        return self.tasks.deadline()
+        """When the longest idle lease is to be returned; at once if something is in doubt."""
+        return 0.0 if self.references.is_in_doubt else self.tasks.deadline()
 
     def check(self) -> None:
         """Every pending call is in exactly one place, and counts are not negative."""
-        placed = self.tasks.check() + self.actors.placed()
+        placed = self.tasks.check() + self.actors.check()
         waiting = sum(
-            1 for call in self.calls.pending.values() if call.missing and not call.actor_id
+            1 for call in self.calls.pending.values() if call.missing and call.actor_id is None
         )
         if placed + waiting != len(self.calls.pending):
             raise InvariantError(
@@ -194,6 +209,9 @@ class ClientMachine:
 
     def on_submit(self, source: Address, message: Submit, now: float) -> list[Effect]:
         """A task call: ready at once, or as soon as its arguments are."""
+        queue = self._queue  # most often, a call has the shape of the one before
+        if queue is None or message.shape is not queue.shape:
+            queue = self._queue = self.tasks.leases.queue_for(message.shape)
         call = PendingCall(
             message.call_id,
             message.function,
@@ -203,11 +221,14 @@ class ClientMachine:
             message.nested,
             message.returns,
             message.retries,
+            queue.shape_id,
+            message.depth,
         )
-        queue = self.tasks.leases.queue_for(message.shape)
-        call.queue_key = queue.shape_id
-        call.depth = message.depth
-        return self._admit(call)
+        if call.inputs or call.nested or self.node_is_lost is not None:
+            return self._admit(call)
+        self.calls.pending[call.call_id] = call
+        self.tasks.enqueue(call)
+        return []
 
     def on_define_locally(
         self, source: Address, message: DefineLocally, now: float
@@ -219,15 +240,19 @@ class ClientMachine:
         return [Send(self.node, PutFunction(message.function, message.name, message.pickled))]
 
     def _admit(self, call: PendingCall) -> list[Effect]:
-        waits_for: list[ObjectId] = []
+        """A new call: hold what it needs, wait for what is missing."""
         effects: list[Effect] = []
-        if call.inputs or call.nested or call.holds:
-            filled, waits_for, holds = self._inputs(call.inputs, effects)
-            call.inputs = tuple(filled)
-            for held in (*call.holds, *call.nested):
-                self.references.hold(held)
-            call.holds = (*call.holds, *call.nested, *holds)
-            call.failure = next((one for one in filled if type(one) is Failure), None)
+        if self.node_is_lost is not None:
+            self.calls.pending[call.call_id] = call
+            call.holds = ()
+            self._fail(call, self.node_is_lost, effects)
+            return effects
+        filled, waits_for, holds = self._inputs(call.inputs, effects)
+        call.inputs = tuple(filled)
+        for held in (*call.holds, *call.nested):
+            self.references.hold(held)
+        call.holds = (*call.holds, *call.nested, *holds)
+        call.failure = next((one for one in filled if type(one) is Failure), None)
         self.calls.add(call, waits_for)
         if not call.missing:
             effects += self._enqueue(call)
@@ -251,8 +276,10 @@ class ClientMachine:
             self.references.hold(one.object_id)
             holds.append(one.object_id)
             if value is None:
-                missing.append(one.object_id)
                 effects += self.references.want(one.object_id)
+                value = self.references.value_of(one.object_id)  # at once, if its owner is gone
+            if value is None:
+                missing.append(one.object_id)
             filled.append(one if value is None else value)
         return filled, missing, holds
 
@@ -260,9 +287,17 @@ class ClientMachine:
         if call.actor_id is not None:
             return self.actors.on_ready(call)
         if call.failure is not None:
-            return self._fail(call, call.failure)
-        self.tasks.enqueue(call)
+            self._failing.append(call)
+        else:
+            self.tasks.enqueue(call)
         return []
+
+    def _fail_those_with_failed_inputs(self, effects: list[Effect]) -> None:
+        """One after the other, not by recursion: a chain of calls may be as long as it likes."""
+        for call in self._failing:
+            if self.calls.pending.get(call.call_id) is call and call.failure is not None:
+                self._fail(call, call.failure, effects)
+        self._failing.clear()
 
     def _run_at(
         self, worker: Address, lease: int, depth: int, calls: list[PendingCall]
@@ -286,50 +321,63 @@ class ClientMachine:
     def on_calls_done(self, source: Address, message: CallsDone, now: float) -> list[Effect]:
         """Calls came back: keep the answers, wake who waits, send what waited for them."""
         effects: list[Effect] = []
-        pending = self.calls.pending
+        pending, owned = self.calls.pending, self.references.objects.owned
         lease = self.tasks.leases.leases.get(message.lease)
         for done in message.calls:
             call = pending.get(done.call_id)
             if call is None or call.attempt != done.attempt or call.lease != message.lease:
-                continue  # an older attempt may still report; it no longer counts
+                # an older attempt may still report; it no longer counts
+                if any(done.contained):
+                    effects.append(Send(source, Taken((done.call_id,))))
+                continue
             if lease is not None:
-                lease.remove(call.number, self.calls.durations.get(call.function, 0.0))
+                lease.remove(call)
                 self.calls.measured(call.function, done.duration_us * 1e-6)
             else:
                 self.actors.answered(call)
-            effects += self._complete(source, call, done)
+            result = ObjectId(call.call_id + FIRST_INDEX)
+            if call.holds or call.returns != 1 or call.may_have_sealed or result in owned:
+                self._complete(source, call, done, effects)
+                continue
+            value = done.values[0]
+            if type(value) is Sealed or done.contained:
+                self._complete(source, call, done, effects)
+                continue
+            del pending[call.call_id]  # as most calls end
+            effects.append(Resolve(result, value))
         if lease is not None:
             self.tasks.answered(lease, now)
         return effects
 
-    def _complete(self, worker: Address, call: PendingCall, done: CallDone) -> list[Effect]:
-        effects: list[Effect] = []
+    def _complete(
+        self, worker: Address, call: PendingCall, done: CallDone, effects: list[Effect]
+    ) -> None:
         contained = done.contained or ((),) * len(done.values)
         for index, (value, inner) in enumerate(zip(done.values, contained, strict=True)):
-            effects += self.references.resolve(object_id(call.call_id, index), value, inner)
+            result = object_id(call.call_id, index)
+            effects += self.references.resolve(result, value, inner)
+            if call.may_have_sealed and type(value) is not Sealed:
+                self.references.free_attempts(result)
         del self.calls.pending[call.call_id]
         inner_ids = tuple(one for inner in contained for one in inner)
         if inner_ids:
             taken = Send(worker, Taken((call.call_id,)))
             effects += self.references.register(inner_ids, [taken])
-        return effects + self._finish(call)
+        self._finish(call, effects)
 
-    def _fail(self, call: PendingCall, failure: Failure) -> list[Effect]:
-        effects: list[Effect] = []
+    def _fail(self, call: PendingCall, failure: Failure, effects: list[Effect]) -> None:
         for index in range(call.returns):
             result = object_id(call.call_id, index)
             effects += self.references.resolve(result, failure)
-            if call.attempt > 1:
+            if call.may_have_sealed:
                 self.references.free_attempts(result)
         del self.calls.pending[call.call_id]
-        return effects + self._finish(call)
+        self._finish(call, effects)
 
-    def _finish(self, call: PendingCall) -> list[Effect]:
+    def _finish(self, call: PendingCall, effects: list[Effect]) -> None:
         """The call is over: what it held may go."""
-        effects: list[Effect] = []
         for held in call.holds:
             effects += self.references.unhold(held)
-        return effects
 
     def _wake(self, resolved: ObjectId, value: Value) -> list[Effect]:
         """Calls that waited for that object only are ready, or failed with it."""
@@ -351,14 +399,16 @@ class ClientMachine:
 
     def on_drained(self, source: Address, message: Drained, now: float) -> list[Effect]:
         """All it had said is heard: what ran is charged, what never started goes elsewhere."""
-        effects = self.tasks.on_drained(message.peer)
-        effects += self.actors.on_drained(message.peer)
+        effects: list[Effect] = []
+        self.tasks.on_drained(message.peer, effects)
+        self.actors.on_drained(message.peer, effects)
         self.introduced.pop(message.peer, None)
         return [*effects, Hangup(message.peer)]
 
     def on_client_died(self, source: Address, message: ClientDied, now: float) -> list[Effect]:
         """Another client is gone."""
-        return self.references.client_died(message.client)
+        effects = self.references.client_died(message.client)
+        return [*effects, Hangup(address("c", message.client))]
 
     def on_peer_lost(self, source: Address, message: PeerLost, now: float) -> list[Effect]:
         """A link is over for good: an owner's objects are lost, without a node everything is."""
@@ -368,16 +418,18 @@ class ClientMachine:
             return []
         failure = Failure("cluster", f"the node is gone: {message.reason}")
         self.node_is_lost = failure
+        self._is_usual = False
         effects: list[Effect] = []
         self.tasks.clear()
-        self.actors.clear()
+        effects += self.actors.clear(failure)
+        effects += self.allocations.node_lost(failure)
         for call in list(self.calls.pending.values()):
             if call.call_id in self.calls.pending:
-                effects += self._fail(call, failure)
-        for request in self.asks.values():
-            effects.append(Reply(request, failure))
+                self._fail(call, failure, effects)
+        for requests in self.asks.values():
+            effects += [Reply(request, failure) for request in requests]
         self.asks.clear()
-        return effects
+        return [*effects, *(Hangup(worker) for worker in self.introduced)]
 
     # requests of user threads
 
@@ -387,16 +439,16 @@ class ClientMachine:
             return [Reply(message.request, self.node_is_lost)]
         asked = message.message
         key = asked.function if type(asked) is GetFunction else message.request
-        self.asks[key] = message.request
-        return [Send(self.node, asked)]
+        requests = self.asks.setdefault(key, [])
+        requests.append(message.request)
+        return [Send(self.node, asked)] if len(requests) == 1 else []
 
     def on_answer(
         self, source: Address, message: NamedActor | FunctionFound | View, now: float
     ) -> list[Effect]:
         """Its answer."""
         key = message.function if isinstance(message, FunctionFound) else message.request
-        request = self.asks.pop(key, None)
-        return [] if request is None else [Reply(request, message)]
+        return [Reply(request, message) for request in self.asks.pop(key, [])]
 
     def on_client_registered(
         self, source: Address, message: ClientRegistered, now: float

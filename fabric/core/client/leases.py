@@ -11,10 +11,20 @@ from collections.abc import Mapping
 from fabric.config import Limits
 from fabric.core.client.calls import PendingCall
 from fabric.ids import Address, FunctionId
-from fabric.protocol.values import Failure, Progress, Shape
+from fabric.protocol.values import Failure, Shape
 
 LEASE_WORTH_S = 0.002
 """A further worker is asked for when this much work waits for it."""
+
+
+class Death:
+    """How a leased worker ended: calls up to number ``reached`` may have run, all if it is None."""
+
+    __slots__ = ("failure", "reached")
+
+    def __init__(self, reached: int | None, failure: Failure) -> None:
+        self.reached = reached
+        self.failure = failure
 
 
 class Lease:
@@ -30,29 +40,23 @@ class Lease:
         self.queued_bytes = 0
         self.is_stalled = False  # it handed calls back: nothing more until it answers
         self.is_over = False  # recalled: it ends with what is in flight
-        self.death: tuple[Progress | None, Failure] | None = None
+        self.death: Death | None = None  # settled when its last words are heard
         self.idle_since = now
 
-    def place(self, call: PendingCall, duration_s: float) -> None:
-        """Number the call; it is in flight from now on."""
-        call.lease = self.number
-        call.number = self.next_number
-        self.inflight[call.number] = call
-        self.next_number += 1
-        self.queued_s += duration_s
-        self.queued_bytes += call.nbytes
+    @property
+    def is_idle(self) -> bool:
+        """It could run something and does not."""
+        return not self.inflight and self.death is None
 
-    def remove(self, number: int, duration_s: float) -> PendingCall | None:
+    def remove(self, call: PendingCall) -> None:
         """A call was answered or came back."""
-        call = self.inflight.pop(number, None)
-        if call is not None:
-            call.lease = 0
-            if self.inflight:
-                self.queued_s = max(0.0, self.queued_s - duration_s)
-                self.queued_bytes -= call.nbytes
-            else:
-                self.queued_s, self.queued_bytes = 0.0, 0
-        return call
+        del self.inflight[call.number]
+        call.lease = 0
+        if self.inflight:
+            self.queued_s -= call.queued_s
+            self.queued_bytes -= call.queued_bytes
+        else:  # sums of many small numbers drift
+            self.queued_s, self.queued_bytes = 0.0, 0
 
 
 class ShapeQueue:
@@ -64,7 +68,9 @@ class ShapeQueue:
         self.ready: deque[PendingCall] = deque()
         self.leases: dict[int, Lease] = {}  # lease number → lease
         self.asked = 0  # what the node was last told we want
-        self.depth = 0
+        self.is_unsure = False  # a lease was lost, and with it what the node thinks we want
+        self.depth = 0  # of the newest call
+        self.asked_depth = 0  # what the node was last told
 
     def wanted(self, durations: Mapping[FunctionId, float], limits: Limits) -> int:
         """How many workers this queue could use now."""
@@ -76,6 +82,26 @@ class ShapeQueue:
         if duration is not None:
             waiting = min(waiting, int(waiting * duration / LEASE_WORTH_S) + 1)
         return min(busy + waiting, limits.leases_wanted_max)
+
+    def ask(self, durations: Mapping[FunctionId, float], limits: Limits) -> int | None:
+        """How many workers to ask the node for now, if that is news to it.
+
+        Asked for in powers of two while calls wait, so that a growing queue says so seldom.
+        """
+        if self.ready:
+            wanted = self.wanted(durations, limits)
+            is_known = wanted <= self.asked and self.depth <= self.asked_depth
+            if is_known and not self.is_unsure:
+                return None
+            wanted = min(1 << (wanted - 1).bit_length(), limits.leases_wanted_max)
+        elif self.asked > len(self.leases) or self.is_unsure:
+            wanted = len(self.leases)
+        else:
+            return None
+        self.asked = wanted
+        self.asked_depth = self.depth
+        self.is_unsure = False
+        return wanted
 
 
 class Leases:
@@ -104,15 +130,24 @@ class Leases:
         self.leases[number] = lease
         return lease
 
-    def close(self, lease: Lease) -> list[PendingCall]:
-        """The lease is over: what was in flight on it, in number order."""
-        self.leases.pop(lease.number, None)
-        lease.queue.leases.pop(lease.number, None)
+    def give_back(self, lease: Lease) -> None:
+        """It is idle and goes back to the node, which then knows that we want one less."""
+        self._forget(lease)
+        lease.queue.asked = min(lease.queue.asked, len(lease.queue.leases))
+
+    def lose(self, lease: Lease) -> list[PendingCall]:
+        """It was taken from us or its worker died: what was in flight on it, in number order."""
+        self._forget(lease)
+        lease.queue.is_unsure = True
         calls = list(lease.inflight.values())
         lease.inflight.clear()
         for call in calls:
             call.lease = 0
         return calls
+
+    def _forget(self, lease: Lease) -> None:
+        self.leases.pop(lease.number, None)
+        lease.queue.leases.pop(lease.number, None)
 
     def dispatch(
         self, queue: ShapeQueue, durations: Mapping[FunctionId, float]
@@ -141,19 +176,40 @@ class Leases:
         durations: Mapping[FunctionId, float],
         share: int,
     ) -> list[PendingCall]:
-        limits = self.limits
+        """The calls that fit into the window, numbered and in flight from now on.
+
+        An idle worker takes one call whatever it costs. One that is not measured fills the window:
+        nothing is queued behind it.
+        """
+        limits, inflight = self.limits, lease.inflight
+        number, lease_number = lease.next_number, lease.number
+        queued_s, queued_bytes = lease.queued_s, lease.queued_bytes
         calls: list[PendingCall] = []
+        share = min(share, limits.window_calls_max - len(inflight))
+        function: FunctionId | None = None
+        duration: float | None = None
         while ready and len(calls) < share:
-            duration = durations.get(ready[0].function)
-            if lease.inflight and (
+            call = ready[0]
+            if call.function is not function:
+                function = call.function
+                duration = durations.get(function)
+            nbytes = call.nbytes if call.inputs else len(call.args)
+            if inflight and (
                 duration is None
-                or lease.queued_s + duration > limits.window_s
-                or len(lease.inflight) >= limits.window_calls_max
-                or lease.queued_bytes + ready[0].nbytes > limits.window_bytes_max
+                or queued_s + duration > limits.window_s
+                or queued_bytes + nbytes > limits.window_bytes_max
             ):
                 break
-            call = ready.popleft()
-            # an unmeasured call fills the window: nothing is queued behind it
-            lease.place(call, limits.window_s if duration is None else duration)
+            ready.popleft()
+            call.lease = lease_number
+            call.number = number
+            call.queued_s = limits.window_s if duration is None else duration
+            call.queued_bytes = nbytes
+            inflight[number] = call
             calls.append(call)
+            number += 1
+            queued_s += call.queued_s
+            queued_bytes += nbytes
+        lease.next_number = number
+        lease.queued_s, lease.queued_bytes = queued_s, queued_bytes
         return calls

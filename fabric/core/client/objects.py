@@ -5,8 +5,8 @@ escaped, or waited for; a pending result that nobody else knows has no entry, an
 one lives in its ref. Methods return what is to be freed or released; the machine sends.
 """
 
-from fabric.ids import Address, Incarnation, ObjectId, incarnation_of
-from fabric.protocol.values import Value
+from fabric.ids import Address, Incarnation, ObjectId, address
+from fabric.protocol.values import Sealed, Value
 
 
 class Owned:
@@ -108,16 +108,6 @@ class Objects:
         entry.is_local = False
         return not entry.is_needed and not is_pending
 
-    def add_borrower(self, object_id: ObjectId, borrower: Address, is_pending: bool) -> bool:
-        """Count a borrower; false if the object is unknown (gone)."""
-        entry = self.owned.get(object_id)
-        if entry is None:
-            if not is_pending:
-                return False
-            entry = self.entry(object_id)
-        entry.borrowers[borrower] = None
-        return True
-
     def release(self, object_id: ObjectId, borrower: Address) -> bool:
         """A borrower let go; true if the object is to be forgotten."""
         entry = self.owned.get(object_id)
@@ -129,19 +119,26 @@ class Objects:
 
     def borrower_died(self, client: Incarnation) -> list[ObjectId]:
         """A client is gone: the objects that only it still needed."""
+        borrower = address("c", client)
         gone: list[ObjectId] = []
         for object_id, entry in self.owned.items():
-            for borrower in [one for one in entry.borrowers if incarnation_of(one) == client]:
+            entry.wanted_by.pop(borrower, None)
+            if borrower in entry.borrowers:
                 del entry.borrowers[borrower]
-                entry.wanted_by.pop(borrower, None)
                 if not entry.is_needed:
                     gone.append(object_id)
         return gone
 
     def owner_died(self, client: Incarnation) -> list[ObjectId]:
-        """A client is gone: the objects of it that are known here and have no value."""
-        return [
-            object_id
-            for object_id, borrow in self.borrowed.items()
-            if object_id.startswith(client) and borrow.value is None
-        ]
+        """A client is gone: the objects of it that are known here and lose their value.
+
+        A small value that has come is ours; a sealed one went with its owner.
+        """
+        lost: list[ObjectId] = []
+        for object_id, borrow in self.borrowed.items():
+            if object_id.startswith(client):
+                borrow.is_registered = False  # nobody is there to be told of a release
+                if borrow.value is None or type(borrow.value) is Sealed:
+                    borrow.value = None
+                    lost.append(object_id)
+        return lost

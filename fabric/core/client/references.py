@@ -13,7 +13,15 @@ from fabric.core.client.objects import Objects
 from fabric.core.effects import Effect, Reply, Resolve, Send
 from fabric.core.events import Drop, Hold, Register, Want
 from fabric.core.machine import InvariantError
-from fabric.ids import Address, Incarnation, ObjectId, call_of, owner_address
+from fabric.ids import (
+    Address,
+    Incarnation,
+    ObjectId,
+    call_of,
+    incarnation_of,
+    owner_address,
+    owner_of,
+)
 from fabric.protocol.messages import (
     AddBorrower,
     BorrowerAdded,
@@ -24,15 +32,18 @@ from fabric.protocol.messages import (
 )
 from fabric.protocol.values import Failure, Sealed, Value
 
+DOUBT_TURNS = 2
+"""For how many turns an object that others ask for may be unknown before it counts as gone."""
+
 
 class Barrier:
-    """What is to happen when some refs are registered with their owners."""
+    """What follows when some refs are registered with their owners; it holds them until then."""
 
     __slots__ = ("effects", "remaining", "unholds")
 
     def __init__(self, effects: list[Effect], unholds: tuple[ObjectId, ...]) -> None:
         self.effects = effects
-        self.unholds = unholds
+        self.unholds = list(unholds)
         self.remaining = 0
 
 
@@ -54,13 +65,26 @@ class References:
         self._wake = wake
         self._barriers: dict[ObjectId, list[Barrier]] = {}  # ref being registered → who waits
         self._to_free: list[ObjectId] = []
+        self._dead: dict[Incarnation, None] = {}  # clients that are gone
+        # asked for objects we do not know (yet), and for how many turns
+        self._doubtful: list[tuple[Address, AddBorrower | WantObject, int]] = []
 
     def tick(self) -> list[Effect]:
-        """What the node can free."""
-        if not self._to_free:
-            return []
-        freed, self._to_free = self._to_free, []
-        return [Send(self.node, FreeObjects(tuple(freed)))]
+        """What the node can free, and answers about objects that stayed unknown."""
+        effects: list[Effect] = []
+        if self._doubtful:
+            doubtful, self._doubtful = self._doubtful, []
+            for borrower, message, turns in doubtful:
+                effects += self._answer(borrower, message, turns + 1)
+        if self._to_free:
+            freed, self._to_free = self._to_free, []
+            effects.append(Send(self.node, FreeObjects(tuple(freed))))
+        return effects
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Another turn is needed at once."""
+        return bool(self._doubtful)
 
     def check(self) -> None:
         """No count is negative, and nothing stays that nobody needs."""
@@ -89,16 +113,15 @@ class References:
         value: Value,
         contained: tuple[ObjectId, ...] = (),
     ) -> list[Effect]:
-        """A result of a call of ours is there."""
-        entry = self.objects.owned.get(object_id)
-        effects: list[Effect] = [Resolve(object_id, value)]
-        if entry is None and not contained and type(value) is not Sealed:
-            if self.calls.dependents:
-                effects += self._wake(object_id, value)
-            return effects
-        if entry is None:
-            entry = self.objects.entry(object_id)
-        return [*effects, *self._keep(object_id, value, contained)]
+        """A result of a call of ours is there.
+
+        A small one that only its ref knows of needs no entry: the ref holds it.
+        """
+        is_small = not contained and type(value) is not Sealed
+        if is_small and object_id not in self.objects.owned:
+            return [Resolve(object_id, value)]
+        self.objects.entry(object_id)
+        return [Resolve(object_id, value), *self._keep(object_id, value, contained)]
 
     def put(
         self, object_id: ObjectId, value: Value, contained: tuple[ObjectId, ...]
@@ -146,7 +169,9 @@ class References:
         if self.objects.is_mine(object_id):
             return []
         borrow = self.objects.borrow(object_id)
-        if borrow.is_wanted:
+        if owner_of(object_id) in self._dead and borrow.value is None:
+            return self.received(object_id, _owner_died(owner_of(object_id)), ())
+        if borrow.is_wanted or borrow.value is not None:
             return []
         borrow.is_wanted = True
         return [Send(owner_address(object_id), WantObject(object_id))]
@@ -157,6 +182,17 @@ class References:
         """A call, a container or an answer on its way needs the object; matched by `unhold`."""
         self.objects.hold(object_id)
 
+    def hold_handle(self, object_id: ObjectId) -> None:
+        """An actor is made here: its first handle lives, and all handles are counted here."""
+        self.objects.entry(object_id).is_actor = True
+
+    def is_needed(self, object_id: ObjectId) -> bool:
+        """Something here, or a borrower, still needs it."""
+        if self.objects.is_mine(object_id):
+            entry = self.objects.owned.get(object_id)
+            return entry is not None and entry.is_needed
+        return object_id in self.objects.borrowed
+
     def unhold(self, object_id: ObjectId) -> list[Effect]:
         """It needs it no longer."""
         if not self.objects.unhold(object_id) or self._is_pending(object_id):
@@ -165,21 +201,28 @@ class References:
 
     def forget(self, object_id: ObjectId) -> list[Effect]:
         """Nobody needs it: free its copies, and let go of what it contains."""
+        effects: list[Effect] = []
+        going = [object_id]  # not by recursion: containers may be nested as deep as they like
+        for one in going:
+            for inner in self._forget_one(one, effects):
+                if self.objects.unhold(inner) and not self._is_pending(inner):
+                    going.append(inner)
+        return effects
+
+    def _forget_one(self, object_id: ObjectId, effects: list[Effect]) -> tuple[ObjectId, ...]:
+        """The same for one object; what it contains is left to the caller."""
         if not self.objects.is_mine(object_id):
             borrow = self.objects.borrowed.pop(object_id)
-            effects = self._handles_gone(object_id)
+            effects += self._handles_gone(object_id)
             if borrow.is_registered:
                 effects.append(Send(owner_address(object_id), Release((object_id,))))
-            contained = borrow.contained
-        else:
-            entry = self.objects.owned.pop(object_id)
-            effects = self._handles_gone(object_id) if entry.is_actor else []
-            contained = entry.contained
-            if type(entry.value) is Sealed:
-                self._to_free.append(object_id)
-        for inner in contained:
-            effects += self.unhold(inner)
-        return effects
+            return borrow.contained
+        entry = self.objects.owned.pop(object_id)
+        if entry.is_actor:
+            effects += self._handles_gone(object_id)
+        if type(entry.value) is Sealed:
+            self._to_free.append(object_id)
+        return entry.contained
 
     def free_attempts(self, object_id: ObjectId) -> None:
         """An attempt died that may have sealed this: the node frees what it finds."""
@@ -195,8 +238,11 @@ class References:
         barrier = Barrier(then, unholds)
         by_owner: dict[Address, list[ObjectId]] = {}
         for object_id in dict.fromkeys(object_ids):
-            if self.objects.is_mine(object_id) or self.objects.borrow(object_id).is_registered:
+            borrow = self.objects.borrowed.get(object_id)  # none: ours, or let go meanwhile
+            if borrow is None or borrow.is_registered or owner_of(object_id) in self._dead:
                 continue
+            self.hold(object_id)
+            barrier.unholds.append(object_id)
             barrier.remaining += 1
             waiting = self._barriers.setdefault(object_id, [])
             if not waiting:
@@ -257,24 +303,55 @@ class References:
 
     def on_add_borrower(self, borrower: Address, message: AddBorrower, now: float) -> list[Effect]:
         """Somebody holds these refs of ours from now on."""
+        return self._answer(borrower, message, 0)
+
+    def on_want_object(self, borrower: Address, message: WantObject, now: float) -> list[Effect]:
+        """Somebody waits for an object of ours."""
+        return self._answer(borrower, message, 0)
+
+    def _answer(
+        self, borrower: Address, message: AddBorrower | WantObject, turns: int
+    ) -> list[Effect]:
+        """An object that only its ref knew may be asked for before we hear that it is shared.
+
+        This process said so before its name left, but what it says is heard after what others say
+        in the same turn, and if the value came in that turn, it says so in the next.
+        """
+        if incarnation_of(borrower) in self._dead:
+            return []
+        ids = message.object_ids if isinstance(message, AddBorrower) else (message.object_id,)
         unknown = tuple(
-            object_id
-            for object_id in message.object_ids
-            if not self.objects.add_borrower(object_id, borrower, self._is_pending(object_id))
+            one for one in ids if one not in self.objects.owned and not self._is_pending(one)
         )
-        return [Send(borrower, BorrowerAdded(message.object_ids, unknown))]
+        if unknown and turns < DOUBT_TURNS:
+            self._doubtful.append((borrower, message, turns))
+            return []
+        if isinstance(message, WantObject):
+            return self._tell_value(borrower, message.object_id, is_known=not unknown)
+        for object_id in ids:
+            if object_id not in unknown:
+                self.objects.entry(object_id).borrowers[borrower] = None
+        return [Send(borrower, BorrowerAdded(ids, unknown))]
+
+    def _tell_value(self, borrower: Address, object_id: ObjectId, is_known: bool) -> list[Effect]:
+        if not is_known:
+            lost = Failure("object_lost", "its owner knows nothing of that object any more")
+            return [Send(borrower, ObjectReady(object_id, lost))]
+        entry = self.objects.entry(object_id)
+        if entry.value is not None:
+            return [Send(borrower, ObjectReady(object_id, entry.value, entry.contained))]
+        entry.wanted_by[borrower] = None
+        return []
 
     def on_borrower_added(self, owner: Address, message: BorrowerAdded, now: float) -> list[Effect]:
-        """An owner has counted us; if we let go meanwhile, say so."""
+        """An owner has counted us, or knows nothing of that object any more."""
         effects: list[Effect] = []
         for object_id in message.object_ids:
             borrow = self.objects.borrowed.get(object_id)
             if object_id in message.unknown:
                 lost = Failure("object_lost", "the object was freed before its ref arrived")
                 effects += self.received(object_id, lost, ())
-            elif borrow is None:
-                effects.append(Send(owner, Release((object_id,))))
-            else:
+            elif borrow is not None:
                 borrow.is_registered = True
             effects += self._registered(object_id)
         return effects
@@ -287,28 +364,19 @@ class References:
                 effects += self.forget(object_id)
         return effects
 
-    def on_want_object(self, borrower: Address, message: WantObject, now: float) -> list[Effect]:
-        """Somebody waits for an object of ours."""
-        object_id = message.object_id
-        entry = self.objects.owned.get(object_id)
-        if entry is None and not self._is_pending(object_id):
-            lost = Failure("object_lost", "its owner knows nothing of that object any more")
-            return [Send(borrower, ObjectReady(object_id, lost))]
-        entry = self.objects.entry(object_id)
-        if entry.value is not None:
-            return [Send(borrower, ObjectReady(object_id, entry.value, entry.contained))]
-        entry.wanted_by[borrower] = None
-        return []
-
     def client_died(self, client: Incarnation) -> list[Effect]:
         """A borrower is gone, or an owner: its objects without a value never get one."""
         effects: list[Effect] = []
+        self._dead[client] = None
         for object_id in self.objects.borrower_died(client):
             if not self._is_pending(object_id):
                 effects += self.forget(object_id)
-        died = Failure("owner_died", f"the process {client.hex()} that answers for it is gone")
         for object_id in self.objects.owner_died(client):
-            effects += self.received(object_id, died, ())
+            effects += self.received(object_id, _owner_died(client), ())
         for object_id in [one for one in self._barriers if one.startswith(client)]:
             effects += self._registered(object_id)
         return effects
+
+
+def _owner_died(owner: Incarnation) -> Failure:
+    return Failure("owner_died", f"the process {owner.hex()} that answers for it is gone")

@@ -2,15 +2,15 @@
 
 The part of the client's machine that speaks to the node about leases. It asks for workers by an
 absolute number, hands ready calls to leased ones, takes back what a worker did not start, and
-settles what a dead worker leaves open. Sending calls and failing them is the machine's, handed in by
-`join`.
+settles what a dead worker leaves open. Sending calls and failing them is the machine's, handed in
+by `join`.
 """
 
 from collections.abc import Callable
 
 from fabric.config import Limits
 from fabric.core.client.calls import Calls, PendingCall
-from fabric.core.client.leases import Lease, Leases, ShapeQueue
+from fabric.core.client.leases import Death, Lease, Leases, ShapeQueue
 from fabric.core.effects import Drain, Effect, Send
 from fabric.core.machine import InvariantError
 from fabric.ids import Address, JobId
@@ -38,7 +38,7 @@ class Tasks:
     def join(
         self,
         calls: Calls,
-        fail: Callable[[PendingCall, Failure], list[Effect]],
+        fail: Callable[[PendingCall, Failure, list[Effect]], None],
         run_at: Callable[[Address, int, int, list[PendingCall]], list[Effect]],
     ) -> None:
         """Take the machine's table and verbs."""
@@ -52,12 +52,13 @@ class Tasks:
         if self._ready:
             queues, self._ready = self._ready, {}
             for queue in queues.values():
-                effects += self._dispatch(queue)
-        return effects + self._return_idle_leases(now)
+                self._dispatch(queue, effects)
+        self._return_idle_leases(now, effects)
+        return effects
 
     def deadline(self) -> float | None:
         """When the longest idle lease is to be returned."""
-        idle = [one.idle_since for one in self.leases.leases.values() if not one.inflight]
+        idle = [one.idle_since for one in self.leases.leases.values() if one.is_idle]
         return min(idle) + self.limits.lease_idle_s if idle else None
 
     def check(self) -> int:
@@ -70,6 +71,8 @@ class Tasks:
                     raise InvariantError(f"{call.call_id!r} is in flight under a wrong number")
                 if self.calls.pending.get(call.call_id) is not call:
                     raise InvariantError(f"{call.call_id!r} is in flight but not pending")
+            if lease.is_over and not lease.inflight:
+                raise InvariantError(f"lease {lease.number} is over and still here")
         return placed
 
     def clear(self) -> None:
@@ -77,7 +80,7 @@ class Tasks:
         for queue in self.leases.queues:
             queue.ready.clear()
         for lease in list(self.leases.leases.values()):
-            self.leases.close(lease)
+            self.leases.lose(lease)
 
     # calls
 
@@ -91,18 +94,25 @@ class Tasks:
     def answered(self, lease: Lease, now: float) -> None:
         """Calls of that lease came back: there is room for others."""
         lease.is_stalled = False
-        lease.idle_since = now
-        if lease.is_over and not lease.inflight:
-            self.leases.close(lease)
-        self._ready[lease.queue.shape_id] = lease.queue
+        self._look_at(lease, now)
 
-    def on_drained(self, worker: Address) -> list[Effect]:
-        """All that a dead leased worker had said is heard."""
-        effects: list[Effect] = []
+    def on_drained(self, worker: Address, effects: list[Effect]) -> None:
+        """All that a dead worker had said is heard: settle what was in flight to it."""
         for lease in list(self.leases.leases.values()):
             if lease.worker == worker and lease.death is not None:
-                effects += self._settle_lease(lease, *lease.death)
-        return effects
+                self._settle(lease, lease.death, effects)
+
+    def _settle(self, lease: Lease, death: Death, effects: list[Effect]) -> None:
+        """What may have run is charged, what never started goes elsewhere."""
+        again: list[PendingCall] = []
+        for call in self.leases.lose(lease):
+            may_have_run = death.reached is None or call.number <= death.reached
+            if may_have_run and not call.charge():
+                self.fail(call, death.failure, effects)
+            else:
+                again.append(call)
+        lease.queue.ready.extendleft(reversed(again))
+        self._ready[lease.queue.shape_id] = lease.queue
 
     # leases
 
@@ -112,32 +122,6 @@ class Tasks:
         self._ready[lease.queue.shape_id] = lease.queue
         return []
 
-    def _dispatch(self, queue: ShapeQueue) -> list[Effect]:
-        effects: list[Effect] = []
-        for lease, calls in self.leases.dispatch(queue, self.calls.durations):
-            effects += self.run_at(lease.worker, lease.number, queue.depth, calls)
-        wanted = queue.wanted(self.calls.durations, self.limits)
-        if queue.ready and wanted > queue.asked:
-            wanted = min(1 << (wanted - 1).bit_length(), self.limits.leases_wanted_max)
-        elif queue.ready or queue.asked <= len(queue.leases):
-            return effects
-        else:
-            wanted = len(queue.leases)
-        queue.asked = wanted
-        request = RequestLease(queue.shape_id, queue.shape, wanted, queue.depth, self.job)
-        return [*effects, Send(self.node, request)]
-
-    def _return_idle_leases(self, now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        for lease in list(self.leases.leases.values()):
-            if lease.inflight or lease.death is not None:
-                continue
-            if now >= lease.idle_since + self.limits.lease_idle_s:
-                self.leases.close(lease)
-                lease.queue.asked = min(lease.queue.asked, len(lease.queue.leases))
-                effects.append(Send(self.node, ReturnLease(lease.number)))
-        return effects
-
     def on_calls_returned(
         self, source: Address, message: CallsReturned, now: float
     ) -> list[Effect]:
@@ -145,42 +129,64 @@ class Tasks:
         lease = self.leases.leases.get(message.lease)
         if lease is None or lease.worker != source:
             return []
-        back = [lease.remove(number, 0.0) for number in message.numbers]
-        lease.queue.ready.extendleft(reversed([call for call in back if call is not None]))
+        back = [lease.inflight[number] for number in message.numbers if number in lease.inflight]
+        for call in back:
+            lease.remove(call)
+        lease.queue.ready.extendleft(reversed(back))
         lease.is_over = lease.is_over or message.is_lease_over
         # what still runs there has overrun or waits: nothing more is sent before it answers
         lease.is_stalled = bool(lease.inflight)
-        if lease.is_over and not lease.inflight:
-            self.leases.close(lease)
-        self._ready[lease.queue.shape_id] = lease.queue
+        self._look_at(lease, now)
         return []
 
     def on_unschedulable(self, source: Address, message: Unschedulable, now: float) -> list[Effect]:
         """No worker for this shape, ever: what waits for one fails with the reason."""
+        effects: list[Effect] = []
         queue = self.leases.queues[message.shape_id]
         queue.asked = len(queue.leases)
         calls = list(queue.ready)
         queue.ready.clear()
-        return [effect for call in calls for effect in self.fail(call, message.failure)]
+        for call in calls:
+            self.fail(call, message.failure, effects)
+        return effects
 
     def on_worker_died(self, source: Address, message: WorkerDied, now: float) -> list[Effect]:
-        """A leased worker is gone: hear its last words before deciding what they leave open."""
-        lease = self.leases.leases.get(message.lease)
-        if lease is not None:
-            lease.death = (message.progress, message.failure)
+        """A worker that we lease or have leased is gone: hear its last words, then decide.
+
+        A lease of ours that was over before may still have calls in flight, whose answers were on
+        their way: of those nobody knows how far they came.
+        """
+        for lease in self.leases.leases.values():
+            if lease.worker == message.worker:
+                is_told = lease.number == message.lease
+                reached = _reached(message.progress, lease.number) if is_told else None
+                lease.death = Death(reached, message.failure)
         return [Drain(message.worker)]
 
-    def _settle_lease(
-        self, lease: Lease, progress: Progress | None, failure: Failure
-    ) -> list[Effect]:
-        effects: list[Effect] = []
-        started = -1 if progress is None or progress.lease != lease.number else progress.number
-        again: list[PendingCall] = []
-        for call in self.leases.close(lease):
-            if call.number <= started and not call.charge():
-                effects += self.fail(call, failure)
-            else:
-                again.append(call)
-        lease.queue.ready.extendleft(reversed(again))
+    def _look_at(self, lease: Lease, now: float) -> None:
+        """Something came back from it: it may be over, or have room."""
+        if not lease.inflight:
+            lease.idle_since = now
+            if lease.is_over:
+                self.leases.lose(lease)
         self._ready[lease.queue.shape_id] = lease.queue
-        return effects
+
+    def _dispatch(self, queue: ShapeQueue, effects: list[Effect]) -> None:
+        durations = self.calls.durations
+        for lease, calls in self.leases.dispatch(queue, durations):
+            effects += self.run_at(lease.worker, lease.number, queue.depth, calls)
+        wanted = queue.ask(durations, self.limits)
+        if wanted is not None:
+            request = RequestLease(queue.shape_id, queue.shape, wanted, queue.depth, self.job)
+            effects.append(Send(self.node, request))
+
+    def _return_idle_leases(self, now: float, effects: list[Effect]) -> None:
+        for lease in list(self.leases.leases.values()):
+            if lease.is_idle and now >= lease.idle_since + self.limits.lease_idle_s:
+                self.leases.give_back(lease)
+                effects.append(Send(self.node, ReturnLease(lease.number)))
+
+
+def _reached(progress: Progress | None, lease: int) -> int:
+    """The last number of that lease that started; -1 if none did."""
+    return -1 if progress is None or progress.lease != lease else progress.number

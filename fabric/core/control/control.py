@@ -321,6 +321,7 @@ class ControlMachine:
             )
             if not message.may_restart and not is_known:
                 self.answers.give(message.actor_id, message.failure)
+                self.answers.reopen(message.actor_id)
         elif not message.may_restart:
             self._kill(row, message.failure)
         elif row.view.node != NOWHERE and row.stopped < row.view.incarnation:

@@ -17,7 +17,7 @@ from fabric.protocol.values import Shape
 class Demand:
     """What one client wants of one shape."""
 
-    __slots__ = ("client", "depth", "held", "job", "shape", "shape_id", "since", "wanted")
+    __slots__ = ("client", "depth", "held", "job", "shape", "shape_id", "since", "wanted", "words")
 
     def __init__(self, client: Address, request: RequestLease, now: float) -> None:
         self.client = client
@@ -28,6 +28,7 @@ class Demand:
         self.depth = request.depth
         self.held = 0  # leases granted and not over
         self.since = now  # when it began to want more than it holds
+        self.words = 0  # how often its client said what it wants
 
 
 class Demands:
@@ -44,6 +45,7 @@ class Demands:
             demand = self.table[key] = Demand(client, request, now)
         elif demand.wanted <= demand.held:
             demand.since = now
+        demand.words += 1
         demand.wanted = request.wanted
         demand.depth = request.depth
         demand.job = request.job
@@ -54,15 +56,15 @@ class Demands:
         for key in [key for key in self.table if key[0] == client]:
             del self.table[key]
 
-    def released(self, worker: WorkerState, is_by_client: bool, now: float) -> None:
-        """A lease is over; a client that returned it itself wants so many no longer."""
+    def released(self, worker: WorkerState, is_wanted: bool, now: float) -> None:
+        """A lease is over; where its client had no use for it, it wants so many no longer."""
         demand = self.table.get((worker.client, worker.shape_id))
         if demand is None:
             return
         if demand.wanted <= demand.held:
             demand.since = now
         demand.held -= 1
-        if is_by_client:
+        if not is_wanted:
             demand.wanted = min(demand.wanted, demand.held)
 
     def waiting(self, shares: Mapping[JobId, int]) -> list[Demand]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fabric.config import Limits
 from fabric.core.effects import Effect, Exit, Hangup, Send, StopWorker, WatchProcess
 from fabric.core.events import (
+    ControlMoved,
     Event,
     PeerLost,
     ProcessEnded,
@@ -20,6 +21,7 @@ from fabric.core.events import (
     WorkerExited,
 )
 from fabric.core.node.residents import Resident, Residents
+from fabric.core.node.resources import Resources
 from fabric.core.node.scheduling import Scheduling
 from fabric.core.node.staff import WorkerState
 from fabric.core.node.store import Store
@@ -65,10 +67,24 @@ from fabric.protocol.messages import (
     WorkerReady,
     WorkerResumed,
 )
-from fabric.protocol.values import Failure, JobView, NodeView
+from fabric.protocol.values import Failure, JobView, NodeView, Progress
 
 if TYPE_CHECKING:
     from random import Random
+
+SIGNAL_NAMES = {
+    4: "SIGILL",
+    6: "SIGABRT",
+    7: "SIGBUS",
+    8: "SIGFPE",
+    9: "SIGKILL",
+    11: "SIGSEGV",
+    15: "SIGTERM",
+}
+"""Those that end processes; pure code does not ask the system."""
+
+CLIENTS_GONE_MAX = 10_000
+"""Clients remembered after their end, so that late words about them begin nothing."""
 
 
 class NodeMachine:
@@ -98,9 +114,10 @@ class NodeMachine:
         self.scheduling = Scheduling(limits, random, resources, workers_kept, self._is_client)
         self.staff = self.scheduling.staff
         self.resources = self.scheduling.resources
-        self.store = Store(store_prefix, store_bytes_max, limits)
+        self.store = Store(store_prefix, store_bytes_max, limits, self._is_gone)
         self.residents = Residents(control, self.view, self._is_client)
         self.clients: dict[Incarnation, RegisterClient] = {}
+        self.gone: dict[bytes, None] = {}  # clients that were here, the latest
         self.epoch = 0
         self._beat_at = 0.0
         self._is_new = True
@@ -122,6 +139,7 @@ class NodeMachine:
             WorkerResumed: scheduling.on_worker_resumed,
             NodeJoined: self.on_node_joined,
             NodeFenced: self.on_node_fenced,
+            ControlMoved: self.on_control_moved,
             PeerLost: self.on_peer_lost,
             Allocate: store.on_allocate,
             SealObject: store.on_seal_object,
@@ -159,7 +177,7 @@ class NodeMachine:
             effects.append(Send(self.control, JoinNode(self.view())))
         if not self.scheduling.is_ending:
             effects += self._place_actors(now)
-        effects += self.scheduling.serve(len(self.residents.waiting()), now)
+        effects += self.scheduling.serve(self._lacking(), now)
         effects += self.scheduling.end_surplus(now)
         effects += self.store.tick(now)
         if self.epoch and now >= self._beat_at:
@@ -210,22 +228,26 @@ class NodeMachine:
     def _is_client(self, client: bytes) -> bool:
         return client in self.clients
 
+    def _is_gone(self, client: bytes) -> bool:
+        return client in self.gone
+
     def on_register_client(
         self, client: Address, message: RegisterClient, now: float
     ) -> list[Effect]:
         """A driver, or a worker that submits; a driver starts its job."""
         incarnation = incarnation_of(client)
+        if not message.is_driver and incarnation not in self.staff.workers:
+            return []  # words of a worker that is gone
         is_known = incarnation in self.clients
         self.clients[incarnation] = message
         totals = tuple(self.resources.totals.items())
         welcome = Send(client, ClientRegistered(self.me, totals, self.store_prefix))
         if is_known or not message.is_driver:
             return [welcome]
-        job = JobView(message.job.job, "running", message.pid, message.entrypoint)
         return [
             welcome,
             WatchProcess(incarnation, message.pid),
-            Send(self.control, RegisterJob(job, message.job)),
+            Send(self.control, RegisterJob(_job_view(message), message.job)),
         ]
 
     def on_unregister_client(
@@ -244,6 +266,9 @@ class NodeMachine:
         registered = self.clients.pop(client, None)
         if registered is None:
             return []
+        self.gone[client] = None
+        if len(self.gone) > CLIENTS_GONE_MAX:
+            del self.gone[next(iter(self.gone))]
         place = address("c", client)
         self.scheduling.demands.forget_client(place)
         self.residents.client_died(client)
@@ -253,19 +278,20 @@ class NodeMachine:
             if worker.state == "starting":
                 continue
             if registered.is_driver and worker.job == registered.job.job:
-                effects += self._end_of_job(worker)
+                effects += self._end_of_job(worker, client)
             else:
                 effects.append(Send(worker.address, ClientDied(client)))
                 if worker.client == place and worker.state == "leased" and worker.recall != "full":
                     worker.recall = "full"
                     effects.append(Send(worker.address, RecallLease(worker.lease, False)))
-        return effects + self.store.client_died(client, place, now)
+        self.store.writer_died(place)
+        return effects + self.store.owner_died(client, now)
 
-    def _end_of_job(self, worker: WorkerState) -> list[Effect]:
+    def _end_of_job(self, worker: WorkerState, client: Incarnation) -> list[Effect]:
         if worker.actor_id is not None:
             resident = self.residents.actors.get(worker.actor_id)
             if resident is not None and resident.spec.is_detached:
-                return []
+                return [Send(worker.address, ClientDied(client))]
             if resident is not None:
                 resident.stop = Failure("actor_died", "its driver is gone")
         return [StopWorker(worker.incarnation)]
@@ -277,13 +303,11 @@ class NodeMachine:
             return []
         failure = _crash(message)
         effects: list[Effect] = []
-        if worker.state == "starting":
-            effects += self.scheduling.start_failed(failure)
+        if worker.state in ("starting", "late"):
+            effects += self._start_failed(failure)
         elif worker.state == "leased":
-            progress = next((one for one in message.progress if one.lease == worker.lease), None)
-            died = WorkerDied(worker.address, worker.lease, progress, failure)
-            effects.append(Send(worker.client, died))
-            self.scheduling.demands.released(worker, False, now)
+            self.scheduling.demands.released(worker, True, now)
+        effects += self._tell_lessees(worker, message.progress, failure)
         if worker.actor_id is not None:
             resident = self.residents.actors.get(worker.actor_id)
             if resident is not None and resident.worker is worker:
@@ -291,8 +315,39 @@ class NodeMachine:
                 effects += self.residents.worker_gone(resident, failure, mine)
         self.scheduling.vacate(worker)
         worker.become("gone", now)
-        effects += self._client_gone(worker.incarnation, now)
-        return effects + self.store.client_died(worker.incarnation, worker.address, now)
+        if self._is_client(worker.incarnation):
+            effects += self._client_gone(worker.incarnation, now)
+            effects.append(Hangup(address("c", worker.incarnation)))
+        self.store.writer_died(worker.address)
+        return [*effects, Hangup(worker.address)]
+
+    def _tell_lessees(
+        self, worker: WorkerState, progress: tuple[Progress, ...], failure: Failure
+    ) -> list[Effect]:
+        """Who has its lease learns how far it came; who had one, that the link leads nowhere."""
+        effects: list[Effect] = []
+        for client in worker.lessees:
+            if not self._is_client(incarnation_of(client)):
+                continue
+            is_its = worker.state == "leased" and client == worker.client
+            mine = [one for one in progress if is_its and one.lease == worker.lease]
+            died = WorkerDied(
+                worker.address,
+                worker.lease if is_its else 0,
+                mine[0] if mine else None,
+                failure,
+            )
+            effects.append(Send(client, died))
+        return effects
+
+    def _start_failed(self, failure: Failure) -> list[Effect]:
+        """Workers do not start: after a few in a row, what waits for one fails."""
+        if not self.scheduling.start_failed():
+            return []
+        effects = self.scheduling.refuse_all(failure)
+        for resident in self.residents.waiting():
+            effects += self.residents.worker_gone(resident, failure, ())
+        return effects
 
     # actors
 
@@ -306,6 +361,16 @@ class NodeMachine:
                 break
             effects += self._settle_in(resident, worker, now)
         return effects
+
+    def _lacking(self) -> int:
+        """How many workers those actors lack that there is room for."""
+        free = Resources(self.resources.free)
+        count = 0
+        for resident in self.residents.waiting():
+            if free.fits(resident.spec.shape):
+                free.take(resident.spec.shape)
+                count += 1
+        return count
 
     def _settle_in(self, resident: Resident, worker: WorkerState, now: float) -> list[Effect]:
         self.scheduling.lease(worker, resident.spec.job.job, resident.spec.shape, now)
@@ -324,6 +389,18 @@ class NodeMachine:
         self._beat_at = now + self.limits.node_heartbeat_s
         return [Send(self.control, GetView(b""))]
 
+    def on_control_moved(self, source: Address, message: ControlMoved, now: float) -> list[Effect]:
+        """It was started again: join it, with the lives that went on, and say what it may lack."""
+        before, self.control = self.control, message.control
+        self.epoch = 0  # no heartbeat before we are in
+        drivers = [client for client in self.clients.values() if client.is_driver]
+        return [
+            Hangup(before),
+            Send(self.control, JoinNode(self.view(), self.residents.started())),
+            *(Send(self.control, RegisterJob(_job_view(one), one.job)) for one in drivers),
+            *self.residents.control_moved(message.control, message.unsaid),
+        ]
+
     def on_node_fenced(self, source: Address, message: NodeFenced, now: float) -> list[Effect]:
         """We were declared dead: what we did since then does not count."""
         return [Exit("the control store declared this node dead")]
@@ -335,10 +412,15 @@ class NodeMachine:
         return []
 
 
+def _job_view(driver: RegisterClient) -> JobView:
+    return JobView(driver.job.job, "running", driver.pid, driver.entrypoint)
+
+
 def _crash(exited: WorkerExited) -> Failure:
     """How a worker's process ended, as its call's failure says it."""
     if exited.signal is not None:
-        text = f"its worker was ended by signal {exited.signal}"
+        name = SIGNAL_NAMES.get(exited.signal)
+        text = f"its worker was ended by signal {exited.signal}" + (f" ({name})" if name else "")
     else:
         text = f"its worker exited with code {exited.exit_code}"
     if exited.log_tail:

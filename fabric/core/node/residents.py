@@ -10,14 +10,26 @@ from collections.abc import Callable
 from fabric.core.effects import Effect, Send, StopWorker
 from fabric.core.machine import InvariantError
 from fabric.core.node.staff import WorkerState
-from fabric.ids import ActorId, Address, FunctionId, Incarnation, address, owner_address
+from fabric.ids import (
+    ActorId,
+    Address,
+    FunctionId,
+    Incarnation,
+    address,
+    incarnation_of,
+    object_id,
+    owner_address,
+    owner_of,
+)
 from fabric.protocol.messages import (
     ActorChanged,
     ActorFailed,
     ActorRefused,
     ActorStarted,
+    AnyMessage,
     CreateActor,
     EndActor,
+    EndJob,
     EndWorker,
     FunctionFound,
     GetFunction,
@@ -34,8 +46,14 @@ from fabric.protocol.messages import (
 )
 from fabric.protocol.values import ActorSpec, ActorView, Failure, NodeView, Progress
 
+DEAD_VIEWS_MAX = 10_000
+"""Dead actors that a node remembers."""
+
 FUNCTIONS_CACHED_MAX = 256
 """Functions a node keeps at hand for its workers; the control store has them all."""
+
+TOLD_ONCE = (EndJob, EndActor, PutFunction, ActorFailed)
+"""What is not asked and has no answer: said again only where it may have been lost."""
 
 
 class Resident:
@@ -62,10 +80,13 @@ class Residents:
         self.is_client = client_of
         self.actors: dict[ActorId, Resident] = {}
         self.views: dict[ActorId, ActorView] = {}
+        self.dead: dict[ActorId, None] = {}  # those of the views that will not change
         self.watchers: dict[ActorId, dict[Address, None]] = {}
         self.functions: dict[FunctionId, FunctionFound] = {}
         self.askers: dict[FunctionId, dict[Address, None]] = {}
         self.view_at = (0, 0)  # epoch, sequence of what is known
+        # questions of clients that the control store has not answered, by what the answer names
+        self.questions: dict[bytes, CreateActor | GetNamedActor | GetView] = {}
 
     # lives on this node
 
@@ -82,7 +103,10 @@ class Residents:
                 return [Send(self.control, known.started)]
             return []
         self.actors[actor_id] = Resident(message.incarnation, message.spec, now)
-        return []
+        if known is None or known.worker is None:
+            return []
+        known.is_over = True  # the control store has gone on without it
+        return [StopWorker(known.worker.incarnation)]
 
     def settle_in(self, resident: Resident, worker: WorkerState) -> list[Effect]:
         """It has a worker, leased for life."""
@@ -144,7 +168,10 @@ class Residents:
 
     def on_create_actor(self, client: Address, message: CreateActor, now: float) -> list[Effect]:
         """Forwarded; whoever makes an actor hears what becomes of it."""
+        if not self.is_client(incarnation_of(client)):
+            return []  # words of a client that is gone
         self.watchers.setdefault(message.spec.actor_id, {})[client] = None
+        self.questions[message.spec.actor_id] = message
         return [Send(self.control, message)]
 
     def on_watch_actor(self, client: Address, message: WatchActor, now: float) -> list[Effect]:
@@ -163,10 +190,12 @@ class Residents:
         self, client: Address, message: GetNamedActor, now: float
     ) -> list[Effect]:
         """Forwarded."""
+        self.questions[message.request] = message
         return [Send(self.control, message)]
 
     def on_get_view(self, client: Address, message: GetView, now: float) -> list[Effect]:
         """Forwarded."""
+        self.questions[message.request] = message
         return [Send(self.control, message)]
 
     def on_put_function(self, client: Address, message: PutFunction, now: float) -> list[Effect]:
@@ -194,12 +223,15 @@ class Residents:
 
     def on_named_actor(self, source: Address, message: NamedActor, now: float) -> list[Effect]:
         """To the client whose call id the request is."""
-        return [Send(owner_address(message.request), message)]
+        self.questions.pop(message.request, None)
+        self.questions.pop(object_id(message.request, 0), None)
+        return self._answer(message.request, message)
 
     def on_actor_refused(self, source: Address, message: ActorRefused, now: float) -> list[Effect]:
         """To the client that made it."""
+        self.questions.pop(message.actor_id, None)
         self.watchers.pop(message.actor_id, None)
-        return [Send(owner_address(message.actor_id), message)]
+        return self._answer(message.actor_id, message)
 
     def on_actor_changed(self, source: Address, message: ActorChanged, now: float) -> list[Effect]:
         """The answer to a question; later changes are published."""
@@ -208,6 +240,7 @@ class Residents:
     def on_view(self, source: Address, message: View, now: float) -> list[Effect]:
         """The whole view: ours if nobody asked, else that client's, with what we have free now."""
         if message.request:
+            self.questions.pop(message.request, None)
             mine = self.my_view()
             nodes = tuple(mine if one.node == mine.node else one for one in message.nodes)
             view = View(
@@ -218,7 +251,7 @@ class Residents:
                 message.actors,
                 message.jobs,
             )
-            return [Send(owner_address(message.request), view)]
+            return self._answer(message.request, view)
         self.view_at = (message.epoch, message.sequence)
         return [effect for actor in message.actors for effect in self._learn_actor(actor)]
 
@@ -233,12 +266,32 @@ class Residents:
         return [effect for actor in message.actors for effect in self._learn_actor(actor)]
 
     def client_died(self, client: Incarnation) -> None:
-        """It watches nothing any more."""
+        """It watches nothing any more, and waits for no answer."""
         place = address("c", client)
+        for key in [one for one in self.questions if one.startswith(client)]:
+            del self.questions[key]
         for actor_id, watchers in list(self.watchers.items()):
             watchers.pop(place, None)
             if not watchers:
                 del self.watchers[actor_id]
+
+    def control_moved(self, control: Address, unsaid: tuple[AnyMessage, ...]) -> list[Effect]:
+        """Ask again what is unanswered, say again what may be forgotten; all of it is idempotent.
+
+        The control store compares lives itself, with those that `started` lists.
+        """
+        self.control = control
+        effects: list[Effect] = [Send(control, one) for one in self.questions.values()]
+        effects += [
+            Send(control, WatchActor(one)) for one in self.watchers if one not in self.views
+        ]
+        effects += [Send(control, GetFunction(one)) for one in self.askers]
+        return effects + [Send(control, one) for one in unsaid if isinstance(one, TOLD_ONCE)]
+
+    def started(self) -> tuple[ActorStarted, ...]:
+        """The lives that callers may call here."""
+        lives = [one for one in self.actors.values() if not one.is_over and one.stop is None]
+        return tuple(one.started for one in lives if one.started is not None)
 
     def check(self) -> None:
         """Every resident's worker is that actor's."""
@@ -247,15 +300,24 @@ class Residents:
                 raise InvariantError(f"the worker of {actor_id!r} believes it is another actor")
 
     def _learn_actor(self, view: ActorView) -> list[Effect]:
-        known = self.views.get(view.actor_id)
-        if known is not None and (known.state == "dead" or view.incarnation < known.incarnation):
+        self.questions.pop(view.actor_id, None)
+        if not view.is_news_to(self.views.get(view.actor_id)):
             return []
+        self.views[view.actor_id] = view
         watchers = self.watchers.get(view.actor_id, {})
-        if view.state == "dead" and not watchers:
-            self.views.pop(view.actor_id, None)
-        else:
-            self.views[view.actor_id] = view
+        if view.state == "dead":  # for good, and late views of it must not be believed
+            self.watchers.pop(view.actor_id, None)
+            self.dead[view.actor_id] = None
+            if len(self.dead) > DEAD_VIEWS_MAX:
+                oldest = next(iter(self.dead))
+                del self.dead[oldest], self.views[oldest]
         return [Send(watcher, ActorChanged(view)) for watcher in watchers]
+
+    def _answer(self, request: bytes, message: AnyMessage) -> list[Effect]:
+        """To the client that asked, unless it is gone."""
+        if not self.is_client(owner_of(request)):
+            return []
+        return [Send(owner_address(request), message)]
 
     def _learn_function(self, found: FunctionFound) -> list[Effect]:
         if found.pickled:

@@ -33,6 +33,12 @@ from fabric.protocol.values import Failure, Shape
 if TYPE_CHECKING:
     from random import Random
 
+SPARE_WHILE_BLOCKED_MAX = 2
+"""Workers kept ready beyond the usual while calls wait for other calls."""
+
+FRESH_S = 0.010
+"""A lease is not taken back as idle before this long."""
+
 STARTING_MAX = 8
 """Workers being forked at a time; more would only compete for the same cores."""
 
@@ -60,21 +66,33 @@ class Scheduling:
         self.staff = Staff(limits)
         self.demands = Demands()
         self.lease_serial = 0
+        self._served_at = 0.0
         self._refuse_at: dict[tuple[Address, int], float] = {}  # impossible demands in their grace
 
     def end_surplus(self, now: float) -> list[Effect]:
-        """Workers idle for too long end."""
-        return [self.end(one, now) for one in self.staff.surplus(self.workers_kept, now)]
+        """Workers idle for too long end, and those that take too long to start."""
+        effects = [self.end(one, now) for one in self.staff.surplus(self._kept(), now)]
+        for worker in self.staff.late(now):
+            worker.become("late", now)
+            effects.append(StopWorker(worker.incarnation))
+        return effects
 
     def dues(self) -> list[float]:
         """When a refusal or the end of a quantum is due."""
         dues = list(self._refuse_at.values())
+        start_s = self.limits.worker_start_s
+        dues += [
+            one.since + start_s for one in self.staff.workers.values() if one.state == "starting"
+        ]
         if any(one.wanted > one.held for one in self.demands.table.values()):
             quantum = self.limits.lease_quantum_s
+            # one whose end has passed was no fair victim then, and only news can change that
             dues += [
-                one.since + quantum
+                due
                 for one in self.staff.workers.values()
                 if one.state == "leased" and one.recall != "full"
+                for due in (one.since + FRESH_S, one.since + quantum)
+                if due > self._served_at
             ]
         return dues
 
@@ -111,21 +129,26 @@ class Scheduling:
         worker = self.staff.by_lease.get(message.lease)
         if worker is None or worker.client != client or worker.recall == "full":
             return []
-        self.release(worker, is_by_client=True, now=now)
+        self.release(worker, is_wanted=False, now=now)
         return []
 
     def on_lease_returned(
         self, source: Address, message: LeaseReturned, now: float
     ) -> list[Effect]:
-        """The worker has ended a lease that was recalled."""
+        """The worker has ended a lease that was recalled.
+
+        What was idle is wanted no longer, unless its client has spoken since it was recalled.
+        """
         worker = self.staff.by_lease.get(message.lease)
         if worker is None or worker.address != source:
             return []
-        self.release(worker, is_by_client=False, now=now)
+        demand = self.demands.table.get((worker.client, worker.shape_id))
+        has_spoken = demand is not None and demand.words > worker.recall_words
+        self.release(worker, is_wanted=worker.recall == "full" or has_spoken, now=now)
         return []
 
-    def release(self, worker: WorkerState, *, is_by_client: bool, now: float) -> None:
-        self.demands.released(worker, is_by_client, now)
+    def release(self, worker: WorkerState, *, is_wanted: bool, now: float) -> None:
+        self.demands.released(worker, is_wanted, now)
         self.vacate(worker)
         if worker.state == "leased":
             worker.become("idle", now)
@@ -147,6 +170,7 @@ class Scheduling:
         """
         if self.is_ending:
             return []
+        self._served_at = now
         effects = self._refuse(now)
         shares = shares_of(self.staff.workers)
         hungry: list[Demand] = []
@@ -188,6 +212,7 @@ class Scheduling:
     def _grant(self, worker: WorkerState, demand: Demand, now: float) -> Effect:
         self.lease(worker, demand.job, demand.shape, now)
         worker.client = demand.client
+        worker.lessees[demand.client] = None
         worker.shape_id = demand.shape_id
         worker.depth = demand.depth
         worker.become("leased", now)
@@ -264,8 +289,12 @@ class Scheduling:
                     effects.append(Send(worker.address, RecallLease(worker.lease, False)))
                     taken.append(worker)
                     break
-                if worker.recall == "":
+                # who wants more than it holds uses what it holds, and a new lease's calls are on
+                # their way: taking either for idle would only make leases wander
+                is_in_use = other is not None and other.wanted > other.held
+                if worker.recall == "" and not is_in_use and now >= worker.since + FRESH_S:
                     worker.recall = "idle"
+                    worker.recall_words = 0 if other is None else other.words
                     effects.append(Send(worker.address, RecallLease(worker.lease, True)))
         return effects
 
@@ -280,17 +309,25 @@ class Scheduling:
             if one.state in ("starting", "idle") or (one.state == "leased" and not one.is_blocked)
         )
         starting = staff.count("starting")
-        count = max(missing - starting, self.workers_kept - ready)
+        count = max(missing - starting, self._kept() - ready)
         room = self.limits.workers_max - len(staff.workers)
         effects: list[Effect] = []
         if count > room and missing:
-            for stranger in staff.strangers()[: count - room]:
+            for stranger in staff.strangers()[: max(0, count - room - staff.count("ending"))]:
                 effects.append(self.end(stranger, now))
         for _ in range(min(count, room, STARTING_MAX - starting)):
             incarnation = Incarnation(self.random.randbytes(8))
             staff.workers[incarnation] = WorkerState(incarnation, now)
             effects.append(StartWorker(incarnation))
         return effects
+
+    def _kept(self) -> int:
+        """How many workers stay without a lease.
+
+        A call that waits is likely to wait for one that waits, too: have workers ready for those.
+        """
+        blocked = sum(1 for one in self.staff.workers.values() if one.is_blocked)
+        return self.workers_kept + min(blocked, SPARE_WHILE_BLOCKED_MAX)
 
     def end_all(self, now: float) -> list[Effect]:
         """The node ends: start nothing more; what is idle ends now, the rest after its call."""
@@ -339,11 +376,16 @@ class Scheduling:
                 self.resources.take(worker.shape)
         return []
 
-    def start_failed(self, failure: Failure) -> list[Effect]:
+    def start_failed(self) -> bool:
+        """A worker did not come up; true if too many in a row did not."""
         self.staff.failed_starts += 1
         if self.staff.failed_starts < FAILED_STARTS_MAX:
-            return []
+            return False
         self.staff.failed_starts = 0
+        return True
+
+    def refuse_all(self, failure: Failure) -> list[Effect]:
+        """Nobody who waits for a worker will get one."""
         effects: list[Effect] = []
         for demand in self.demands.waiting({}):
             demand.wanted = demand.held

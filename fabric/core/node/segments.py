@@ -108,13 +108,16 @@ class Segments:
         return gone
 
     def of_client(self, client: bytes) -> list[ObjectId]:
-        """The objects of that owner."""
-        return [one for one in self.by_object if one.startswith(client)]
+        """The objects of that owner, there or asked for."""
+        known = dict.fromkeys([*self.by_object, *(wish.object_id for wish in self.wishes)])
+        return [one for one in known if one.startswith(client)]
 
-    def written_by(self, writer: Address) -> list[ObjectId]:
-        """What that writer left unfinished."""
-        unfinished = [s for s in self.table.values() if s.state == "writing" and s.writer == writer]
-        return [segment.object_id for segment in unfinished]
+    def forget_wishes(self, object_id: ObjectId) -> list[Wish]:
+        """Allocations of that object that were still waiting; they are not any more."""
+        mine = [one for one in self.wishes if one.object_id == object_id]
+        if mine:
+            self.wishes = deque(one for one in self.wishes if one.object_id != object_id)
+        return mine
 
     def recycled(self, name: str, is_free: bool, now: float) -> None:
         """A freed segment came back, or a reader still pins it."""

@@ -11,7 +11,8 @@ from fabric.protocol.values import Shape
 NO_SHAPE = Shape(())
 
 TRANSITIONS: dict[str, tuple[str, ...]] = {
-    "starting": ("idle", "gone"),
+    "starting": ("idle", "late", "gone"),
+    "late": ("gone",),
     "idle": ("leased", "actor", "ending", "gone"),
     "leased": ("idle", "ending", "gone"),
     "actor": ("ending", "gone"),
@@ -37,6 +38,8 @@ class WorkerState:
         self.is_blocked = False
         self.since = now  # in this state
         self.recall = ""  # "", "idle" or "full": what the worker was told of the present lease
+        self.recall_words = 0  # how often its client had said what it wants when told "idle"
+        self.lessees: dict[Address, None] = {}  # clients that have or had a link to it
         self.actor_id: ActorId | None = None
 
     def become(self, state: str, now: float) -> None:
@@ -77,6 +80,15 @@ class Staff:
             if worker.job is None and fresh is None:
                 fresh = worker
         return fresh
+
+    def late(self, now: float) -> list[WorkerState]:
+        """Workers that have not said hello in time."""
+        start_s = self.limits.worker_start_s
+        return [
+            one
+            for one in self.workers.values()
+            if one.state == "starting" and now >= one.since + start_s
+        ]
 
     def strangers(self) -> list[WorkerState]:
         """Idle workers bound to some job, longest idle first."""

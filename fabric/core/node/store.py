@@ -4,11 +4,14 @@ The part of the node's machine that speaks about objects. `Segments` decides; th
 into messages and effects.
 """
 
+from collections import deque
+from collections.abc import Callable
+
 from fabric.config import Limits
 from fabric.core.effects import CreateSegment, Effect, RecycleSegment, Send, UnlinkSegment
 from fabric.core.events import SegmentRecycled
 from fabric.core.node.segments import Segment, Segments, Wish
-from fabric.ids import Address, Incarnation
+from fabric.ids import Address, Incarnation, address, owner_of
 from fabric.protocol.messages import (
     Allocate,
     Allocated,
@@ -16,14 +19,18 @@ from fabric.protocol.messages import (
     FreeObjects,
     SealObject,
 )
+from fabric.protocol.values import Failure
 
 
 class Store:
     """See the module."""
 
-    def __init__(self, prefix: str, bytes_max: int, limits: Limits) -> None:
+    def __init__(
+        self, prefix: str, bytes_max: int, limits: Limits, is_gone: Callable[[bytes], bool]
+    ) -> None:
         self.segments = Segments(prefix, bytes_max, limits)
         self.limits = limits
+        self.is_gone = is_gone
 
     def tick(self, now: float) -> list[Effect]:
         """Look at pins again, let cold segments go, serve or fail those who wait."""
@@ -34,7 +41,7 @@ class Store:
             wish = segments.wishes.popleft()
             failed = AllocationFailed(wish.object_id, wish.attempt, segments.full(wish))
             effects.append(Send(wish.writer, failed))
-        return effects
+        return effects + self._serve(now)
 
     def on_allocate(self, writer: Address, message: Allocate, now: float) -> list[Effect]:
         """Room for an object; it waits a while if there is none."""
@@ -42,6 +49,12 @@ class Store:
             _recycle(one)
             for one in self.segments.free(message.object_id, now, below_attempt=message.attempt)
         ]
+        if self.is_gone(owner_of(message.object_id)):
+            gone = Failure("owner_died", "the client that the value was for is gone")
+            return [
+                *effects,
+                Send(writer, AllocationFailed(message.object_id, message.attempt, gone)),
+            ]
         until = now + self.limits.store_full_grace_s
         wish = Wish(message.object_id, message.attempt, message.nbytes, writer, until)
         if message.nbytes > self.segments.bytes_max:
@@ -56,10 +69,13 @@ class Store:
         return []
 
     def on_free_objects(self, client: Address, message: FreeObjects, now: float) -> list[Effect]:
-        """Their last references are gone."""
+        """Their last references are gone; who still waits to write one waits in vain."""
         effects: list[Effect] = []
         for object_id in message.object_ids:
             effects += [_recycle(one) for one in self.segments.free(object_id, now)]
+            for wish in self.segments.forget_wishes(object_id):
+                gone = Failure("object_lost", "nobody needs the value any more")
+                effects.append(Send(wish.writer, AllocationFailed(object_id, wish.attempt, gone)))
         return effects
 
     def on_segment_recycled(
@@ -69,13 +85,17 @@ class Store:
         self.segments.recycled(message.segment, message.is_free, now)
         return self._serve(now) if message.is_free else []
 
-    def client_died(self, client: Incarnation, writer: Address, now: float) -> list[Effect]:
-        """Its objects go, and what it was writing for others."""
-        gone = [*self.segments.of_client(client), *self.segments.written_by(writer)]
-        self.segments.wishes = type(self.segments.wishes)(
-            wish for wish in self.segments.wishes if wish.writer[2:] != writer[2:]
-        )
-        return self.on_free_objects(writer, FreeObjects(tuple(gone)), now)
+    def owner_died(self, client: Incarnation, now: float) -> list[Effect]:
+        """A client is gone: its objects go, also those that others are writing."""
+        gone = FreeObjects(tuple(self.segments.of_client(client)))
+        return self.on_free_objects(address("c", client), gone, now)
+
+    def writer_died(self, writer: Address) -> None:
+        """It waits for nothing. What it was writing is its owner's to free, who knows if it counts.
+
+        (Its last words to us may be unread here and heard there: sealed, and not to be lost.)
+        """
+        self.segments.wishes = deque(one for one in self.segments.wishes if one.writer != writer)
 
     def _serve(self, now: float) -> list[Effect]:
         """Grant what waits, first come first served."""

@@ -1,0 +1,213 @@
+"""Mistakes on purpose: each is a small change to a machine or a link that some seed must notice.
+
+A simulator that finds none of them is decoration. Each mutant names the seed that finds it; the
+same seed passes without it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fabric.core.client.actors import Actors
+from fabric.core.client.calls import PendingCall
+from fabric.core.client.client import ClientMachine
+from fabric.core.client.objects import Objects, Owned
+from fabric.core.client.references import References
+from fabric.core.client.tasks import Tasks
+from fabric.core.control.control import ControlMachine
+from fabric.core.effects import Commit, Reply, Send
+from fabric.core.endpoint import Endpoint
+from fabric.core.link import Link
+from fabric.core.node.scheduling import Scheduling
+from fabric.core.worker import ActorLife, WorkerMachine
+from fabric.protocol.frames import HEADER_BYTES
+from fabric.protocol.messages import BorrowerAdded, LeaseReturned
+
+Change = tuple[type, str, Any]
+
+
+def link_hears_repeated_frames() -> Change:
+    """No dedup of frames."""
+
+    def on_numbered(self: Any, seq: int, frame: bytes, now: float) -> memoryview | None:
+        if seq <= self._received:
+            return memoryview(frame)[HEADER_BYTES:]
+        return original(self, seq, frame, now)
+
+    original: Any = Link._on_numbered
+    return Link, "_on_numbered", on_numbered
+
+
+def link_repeats_nothing() -> Change:
+    """What was said is forgotten before it is acknowledged."""
+
+    def resend(self: Any, frames: list[bytes]) -> None:
+        self._resend_from = 0
+
+    return Link, "_resend", resend
+
+
+def speaks_before_durable() -> Change:
+    """Commit after send."""
+
+    def hold(self: Any, effects: list[Any]) -> tuple[list[Any], int]:
+        self._commits += sum(isinstance(one, Commit) for one in effects)
+        return effects, 0
+
+    return Endpoint, "_hold", hold
+
+
+def decides_before_drained() -> Change:
+    """`WorkerDied` is acted on before its link is heard out."""
+
+    def on_worker_died(self: Any, source: Any, message: Any, now: float) -> list[Any]:
+        original(self.tasks, source, message, now)
+        drained = type("Early", (), {"peer": message.worker})
+        return list(self.on_drained(source, drained, now))
+
+    original: Any = Tasks.on_worker_died
+    made: Any = ClientMachine.__init__
+
+    def init(self: Any, *args: Any, **options: Any) -> None:
+        made(self, *args, **options)
+        from fabric.protocol.messages import WorkerDied
+
+        self._on = {
+            **self._on,
+            WorkerDied: lambda *given: on_worker_died(self, *given),
+        }
+
+    return ClientMachine, "__init__", init
+
+
+def answers_before_registered() -> Change:
+    """The kept refs are not waited for: the call's answer overtakes their registration."""
+
+    def on_register(self: Any, source: Any, message: Any, now: float) -> list[Any]:
+        reply = Reply(message.request, BorrowerAdded(message.object_ids))
+        return [reply]
+
+    return References, "on_register", on_register
+
+
+def worker_runs_recalled_calls() -> Change:
+    """A recall is honoured by the client only."""
+
+    def on_recall_lease(self: Any, source: Any, message: Any, now: float) -> list[Any]:
+        return [Send(self.node, LeaseReturned(message.lease))]
+
+    return WorkerMachine, "on_recall_lease", on_recall_lease
+
+
+def charges_what_never_started() -> Change:
+    """After a crash all calls at the worker are charged."""
+
+    def on_worker_died(self: Any, source: Any, message: Any, now: float) -> list[Any]:
+        effects = original(self, source, message, now)
+        for lease in self.leases.leases.values():
+            if lease.death is not None:
+                lease.death.reached = None
+        return list(effects)
+
+    original: Any = Tasks.on_worker_died
+    return Tasks, "on_worker_died", on_worker_died
+
+
+def failed_arguments_use_a_number() -> Change:
+    """The number within an actor's caller is given before it is known that the call is sent."""
+
+    def send_ready(self: Any, channel: Any, effects: list[Any]) -> None:
+        head = channel.queue[0] if channel.queue else None
+        if head is not None and not head.missing and head.failure is not None:
+            channel.next_number += 1
+        original(self, channel, effects)
+
+    original: Any = Actors._send_ready
+    return Actors, "_send_ready", send_ready
+
+
+def share_returns_twice() -> Change:
+    """A lease's share is given back twice."""
+
+    def vacate(self: Any, worker: Any) -> None:
+        if worker.uses_resources:
+            self.resources.give_back(worker.shape)
+        original(self, worker)
+
+    original: Any = Scheduling.vacate
+    return Scheduling, "vacate", vacate
+
+
+def borrowers_do_not_count() -> Change:
+    """The owner forgets what only others hold."""
+
+    def is_needed(self: Any) -> bool:
+        return bool(self.is_local or self.pins > 0)
+
+    return Owned, "is_needed", property(is_needed)
+
+
+def releases_are_ignored() -> Change:
+    """A borrower that lets go still counts."""
+    return Objects, "release", lambda self, object_id, borrower: False
+
+
+def repeats_keep_their_attempt() -> Change:
+    """A call that is run again does so under the same attempt."""
+
+    def charge(self: Any) -> bool:
+        before = self.attempt
+        is_left = bool(original(self))
+        self.attempt = before
+        return is_left
+
+    original: Any = PendingCall.charge
+    return PendingCall, "charge", charge
+
+
+def actor_runs_in_any_order() -> Change:
+    """The worker does not look at the numbers of an actor's callers."""
+
+    def in_order(self: Any, run: Any) -> list[Any]:
+        return [run]
+
+    return ActorLife, "in_order", in_order
+
+
+def control_store_forgets_lives() -> Change:
+    """Words about old lives of an actor count."""
+
+    def on_end_job(self: Any, source: Any, message: Any, now: float) -> None:
+        return None
+
+    return ControlMachine, "on_end_job", on_end_job
+
+
+MUTANTS: tuple[tuple[Callable[[], Change], int], ...] = (
+    (link_hears_repeated_frames, -1),
+    (link_repeats_nothing, -1),
+    (speaks_before_durable, -1),
+    (decides_before_drained, -1),
+    (answers_before_registered, -1),
+    (worker_runs_recalled_calls, -1),
+    (charges_what_never_started, -1),
+    (failed_arguments_use_a_number, -1),
+    (share_returns_twice, -1),
+    (borrowers_do_not_count, -1),
+    (releases_are_ignored, -1),
+    (repeats_keep_their_attempt, -1),
+    (control_store_forgets_lives, -1),
+)
+"""Each with a seed that finds it."""
+
+
+@contextmanager
+def planted(mutant: Callable[[], Change]) -> Iterator[None]:
+    """The mistake is made in here."""
+    place, name, changed = mutant()
+    original = place.__dict__[name]
+    setattr(place, name, changed)
+    try:
+        yield
+    finally:
+        setattr(place, name, original)
