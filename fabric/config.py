@@ -23,14 +23,16 @@ class Limits:
     """
     window_calls_max: int = 20_000
     """Calls queued at a worker, however short."""
-    window_bytes_max: int = 16 * 1024 * 1024
+    window_bytes_max: int = 8 * 1024 * 1024
     """Argument bytes queued at a worker."""
     link_bytes_max: int = 64 * 1024 * 1024
     """Unacknowledged bytes in flight on one link; what is more waits in the link."""
     link_frames_max: int = 10_000
     """Unacknowledged frames in flight on one link."""
-    frame_bytes_max: int = 16 * 1024 * 1024
-    """The largest frame a machine accepts."""
+    frame_bytes_max: int = 256 * 1024 * 1024
+    """The largest frame a machine accepts: a call with all its inline arguments must fit."""
+    call_bytes_max: int = 64 * 1024 * 1024
+    """Inline arguments of one call, those that came with refs included; above it the call fails."""
     batch_bytes_max: int = 1024 * 1024
     """Messages of one turn to one peer are cut into frames of about this size."""
     beat_s: float = 0.1

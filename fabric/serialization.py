@@ -37,6 +37,9 @@ __all__ = [
 ]
 
 PROTOCOL = 5
+
+FUNCTION_BYTES_MAX = 64 * 1024 * 1024
+"""A pickled function or class must fit into a message."""
 SCALARS = frozenset((int, float, bool, type(None), str, complex))
 """Types whose exact instances contain nothing and are pickled by C without asking anybody."""
 
@@ -185,6 +188,13 @@ def dump_function(function: Callable[..., object]) -> bytes:
     except Exception as error:
         name = getattr(function, "__qualname__", None) or repr(function)
         raise _unpicklable([(name, function)], error) from error
+    if len(pickled) > FUNCTION_BYTES_MAX:
+        name = getattr(function, "__qualname__", repr(function))
+        raise SerializationError(
+            f"{name} weighs {len(pickled):,} bytes pickled: it carries data in its globals, closure"
+            f" or defaults, and at most {FUNCTION_BYTES_MAX:,} travel.",
+            advice="`fabric.put` the data and pass its ref as an argument.",
+        )
     return pickled
 
 

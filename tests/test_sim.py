@@ -1,4 +1,4 @@
-"""The simulator's own tests: seeds that must pass, mistakes that must be found, one same history."""
+"""The simulator's own tests: seeds that must pass, mistakes that must be found, one history."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from fabric.protocol.messages import AnyMessage
 from tests.sim.faults import Outcome, run_seed
 from tests.sim.mutants import MUTANTS, Change, planted
 
-SEEDS = 60
+SEEDS = 100
 
 FAULTS = (
     "control crash",
@@ -70,7 +70,7 @@ def test_the_same_seed_is_the_same_history_under_another_hash_seed() -> None:
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize(("mutant", "seed"), MUTANTS, ids=lambda each: getattr(each, "__name__", ""))
+@pytest.mark.parametrize(("mutant", "seed"), MUTANTS, ids=[one.__name__ for one, _ in MUTANTS])
 def test_a_mistake_made_on_purpose_is_found(mutant: Callable[[], Change], seed: int) -> None:
     assert not run_seed(seed).error
     with planted(mutant):

@@ -238,15 +238,13 @@ class Client:
         if ref is None:
             return
         # the value first, then who looks for it: see `fabric.refs`
-        entry = self.machine.references.objects.owned.get(object_id)
-        # an entry without a value was made after the answer was heard, in this very turn
-        is_known = entry is not None and entry.value is not None
+        is_known = self.machine.references.value_of(object_id) is not None
         ref._is_tracked = ref._is_tracked or is_known
         ref._value = value
         self.inflight.pop(object_id, None)
         if not is_known and (ref._is_awaited or ref._is_shared) and object_id.startswith(self.me):
-            # the call was answered before the machine heard that others may ask for this value;
-            # whoever notices, this thread or the one that shares the ref, tells it: twice is fine
+            # answered before the machine heard (maybe in that very turn: an entry without a value)
+            # that others may ask: this thread or the one that shares the ref tells it, or both
             ref._is_tracked = True
             self.tell(Put(object_id, value))
         self.waits.notify(ref)

@@ -17,8 +17,9 @@ from tests.sim.refs import Content, decoded
 from tests.sim.world import Violation
 
 if TYPE_CHECKING:
-    from tests.sim.processes import Simulation, WorkerProcess
+    from tests.sim.processes import WorkerProcess
     from tests.sim.shells import Client, Shell, Worker
+    from tests.sim.simulation import Simulation
 
 STATES = {"pending": 0, "restarting": 0, "alive": 1, "dead": 2}
 
@@ -89,9 +90,8 @@ class Executions:
         call = call_of(name)
         is_crash = failure.kind == "worker_crashed" and "ended by signal" in failure.text
         is_sure = call in self.allowed and call not in self.dependent and not self.is_vague
-        if is_crash and is_sure:
-            if call not in self.count:
-                raise Violation(f"I6: {name.hex()} is charged with a crash and never began")
+        if is_crash and is_sure and call not in self.count:
+            raise Violation(f"I6: {name.hex()} is charged with a crash and never began")
 
 
 class ActorOrder:
@@ -179,7 +179,10 @@ class Checkers:
         """A machine hears that."""
         if shell.address[0] == "n" and source[0] == "s":
             self.memory.heard(message)
-        if isinstance(message, WorkerDied) and not message.lease:
+        if isinstance(message, WorkerDied) and any(
+            one.worker == message.worker and one.number != message.lease
+            for one in shell.machine.tasks.leases.leases.values()
+        ):
             self.executions.is_vague = True
 
     def told(self, client: "Client", event: Event) -> None:

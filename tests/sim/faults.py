@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from fabric.core.machine import InvariantError
 from fabric.ids import call_of
-from tests.sim.processes import DriverProcess, Simulation
+from tests.sim.processes import DriverProcess
+from tests.sim.simulation import Simulation
 from tests.sim.world import Violation
 
 LIVELY_S = 100.0
@@ -168,8 +169,8 @@ def node_in_words(simulation: Simulation) -> str:
         for one in machine.scheduling.demands.table.values()
     ]
     running = [
-        (one.me.hex()[:4], str(one.worker.machine.snapshot())) for one in
-        simulation.node.workers.values()
+        (one.me.hex()[:4], str(one.worker.machine.snapshot()))
+        for one in simulation.node.workers.values()
     ]
     free = machine.resources.free
     return f"free {free}, workers {workers}, demands {demands}, running {running}"

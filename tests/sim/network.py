@@ -133,13 +133,17 @@ class Network:
     # -- who is gone
 
     def hangup(self, source: Address, target: Address) -> None:
-        """That machine closes its line; what it said last still leaves."""
+        """That machine closes its line; what it said last still leaves.
+
+        Who has lost its node gives up everything; all others hear a dead worker out first.
+        """
+        world = self.world
         for key in ((source, target), (target, source)):
             line = self.lines.pop(key, None)
             if line is None:
                 continue
             party = self.find(target)
-            is_dead = party is None or not party.is_alive
+            is_dead = world.has_node and (party is None or not party.is_alive)
             if is_dead and source[0] == "c" and target[0] == "w" and self._pending(line, target):
                 raise Violation(f"drain: {source} hangs up on dead {target} before hearing it out")
             for carried in line.flights[target]:

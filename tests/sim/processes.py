@@ -5,7 +5,6 @@ its memory along; what it had said may still arrive, its shared word is read by 
 control store comes back from what its journal had written, under a new epoch.
 """
 
-from collections.abc import Mapping
 from random import Random
 from typing import Any
 
@@ -33,9 +32,7 @@ from fabric.core.events import (
     ActorMade,
     CallOverran,
     CallRan,
-    ControlMoved,
     Leave,
-    ProcessEnded,
     Register,
     SegmentRecycled,
     WorkerExited,
@@ -200,9 +197,7 @@ class Worker(Shell):
     def _start(self, program: Any, ended: Any) -> None:
         client = self.home.client
         blocking = Blocking(self)
-        Thread(
-            client, program, ended, writer=self, blocking=blocking, process=self.home
-        ).advance()
+        Thread(client, program, ended, writer=self, blocking=blocking, process=self.home).advance()
 
     def _overran(self, run: Run) -> None:
         if self.is_alive and self.machine.running is run:
@@ -317,6 +312,11 @@ class WorkerProcess(SimProcess):
 class Node(Shell):
     """A node machine and its hands."""
 
+    def lose(self, peer: Address) -> None:
+        """A control store comes back; what it may not have heard is still in the link."""
+        if peer[0] != "s":
+            super().lose(peer)
+
     def __init__(self, process: "NodeProcess", machine: NodeMachine, place: Address) -> None:
         self.home = process
         super().__init__(process, place, machine)
@@ -385,6 +385,7 @@ class NodeProcess(SimProcess):
 
     def on_end(self, is_orderly: bool) -> None:
         """Its workers die with it."""
+        self.world.has_node = False
         for worker in list(self.workers.values()):
             worker.crash()
 
@@ -401,14 +402,11 @@ class Control(Shell):
         """Write and publish."""
         if isinstance(effect, Commit):
             self.commits += 1
-            self.home.journal.append(effect.rows)
-            self.world.after(self.world.delay(self.world.draw.commit_s), self.home.sync)
+            self.home.commit(effect.rows)
         elif isinstance(effect, Publish):
             node = self.simulation.node.shell
             message = effect.message
-            self.network.publish(
-                [node], lambda party: node.hear_published(message, self.address)
-            )
+            self.network.publish([node], lambda party: node.hear_published(message, self.address))
         else:
             super().perform(effect)
 
@@ -421,6 +419,7 @@ class ControlProcess(SimProcess):
         self.tables = tables
         self.journal: list[Any] = []  # not written yet
         self.durable = 0
+        self.is_writing = False
         last = tables.get("meta", {}).get(b"epoch")
         epoch = last.epoch + 1 if isinstance(last, EpochRecord) else 1
         machine = ControlMachine(
@@ -434,11 +433,25 @@ class ControlProcess(SimProcess):
         self.address = address("s", self.me)
         self.shell = Control(self, machine, self.address)
 
-    def sync(self) -> None:
-        """Group commit: all that waits is written."""
-        if self.is_alive and self.journal:
-            self._apply(len(self.journal))
-            self.shell.committed(self.durable)
+    def commit(self, rows: Any) -> None:
+        """Write that; what comes meanwhile is the next group."""
+        self.journal.append(rows)
+        if not self.is_writing:
+            self._write()
+
+    def _write(self) -> None:
+        self.is_writing = True
+        delay_s = self.world.delay(self.world.draw.commit_s)
+        self.world.after(delay_s, self._written, len(self.journal))
+
+    def _written(self, count: int) -> None:
+        if not self.is_alive:
+            return
+        self._apply(count)
+        self.shell.committed(self.durable)
+        self.is_writing = False
+        if self.journal:
+            self._write()
 
     def _apply(self, count: int) -> None:
         for rows in self.journal[:count]:
@@ -455,85 +468,3 @@ class ControlProcess(SimProcess):
         """Some of what was not synced may have reached the disk; then another takes over."""
         self._apply(self.world.random.randint(0, len(self.journal)))
         self.world.after(self.world.delay(0.05), self.simulation.restart_control, self.tables)
-
-
-def progress_of(words: Mapping[tuple[bytes, int], tuple[int, bool]]) -> tuple[Progress, ...]:
-    """A shared word as the node reads it."""
-    return tuple(
-        Progress(Incarnation(caller), lease, number, finished)
-        for (caller, lease), (number, finished) in words.items()
-    )
-
-
-class Simulation:
-    """All processes of one seed."""
-
-    def __init__(self, seed: int) -> None:
-        from tests.sim.checkers import Checkers
-        from tests.sim.network import Network
-        from tests.sim.store import StoreFiles
-        from tests.sim.world import World
-
-        self.world = World(seed)
-        self.limits = self.world.draw.limits
-        self.shells: dict[Address, Shell] = {}
-        self.network = Network(self.world, self.shells.get)
-        self.store = StoreFiles()
-        self.checkers = Checkers(self)
-        self._pids = 0
-        self.is_over = False
-        self.has_lost_clients = False
-        self.control = ControlProcess(self, {})
-        self.node = NodeProcess(self, self.control.address)
-        self.drivers = [DriverProcess(self, number) for number in range(self.world.draw.drivers)]
-
-    def next_pid(self) -> int:
-        """A number of a process."""
-        self._pids += 1
-        return self._pids
-
-    def incarnation(self) -> bytes:
-        """Eight bytes that nobody has had."""
-        return self.world.random.randbytes(8)
-
-    def watch(self, client: Incarnation, node: Node) -> None:
-        """Tell the node when that driver ends."""
-        driver = next(one for one in self.drivers if one.me == client)
-        ended = ProcessEnded(client)
-        if driver.is_alive:
-            driver.watchers.append(lambda: node.tell(ended))
-        else:
-            node.tell(ended)
-
-    def restart_control(self, tables: Tables) -> None:
-        """`fabric up` starts what is missing."""
-        if self.is_over:
-            return
-        self.checkers.control_starts(tables)
-        self.control = ControlProcess(self, tables)
-        self.world.after(self.world.delay(0.01), self._control_moved, self.node.shell)
-
-    def _control_moved(self, node: Node) -> None:
-        if node.is_alive:
-            unsaid = node.endpoint.unacknowledged(node.machine.control)
-            node.tell(ControlMoved(self.control.address, unsaid))
-
-    def is_finished(self) -> bool:
-        """Every program that still could has come to its end."""
-        return all(one.is_finished or not one.is_alive for one in self.drivers)
-
-    def keeps_refs(self) -> bool:
-        """Some actor still keeps refs in its state."""
-        return any(
-            shell.kept
-            for worker in self.node.workers.values()
-            for shell in worker.shells
-            if isinstance(shell, Client)
-        )
-
-    def processes(self) -> list[SimProcess]:
-        """Everybody alive."""
-        everybody: list[SimProcess] = [
-            self.control, self.node, *self.drivers, *self.node.workers.values()
-        ]  # fmt: skip
-        return [one for one in everybody if one.is_alive]

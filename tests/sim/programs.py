@@ -1,8 +1,8 @@
 """Users' code in the model: what a driver runs, and what its calls run, drawn from the seed.
 
-A program is a generator that yields what it waits for: `Sleep`, `Get`, `Write`, `Ask`. A call's code
-is a `Plan`, drawn by the driver and carried in the call's arguments, so that every attempt of it
-does the same. What becomes of values is in `refs`; who runs the generators is in `processes`.
+A program is a generator that yields what it waits for: `Sleep`, `Get`, `Write`, `Ask`. A call's
+code is a `Plan`, drawn by the driver and carried in the call's arguments, so that every attempt of
+it does the same. What becomes of values is in `refs`; who runs the generators is in `processes`.
 """
 
 from collections.abc import Generator
@@ -117,9 +117,7 @@ def submit(
     call = client.refs.next_call()
     refs = client.refs.results(call, plan.returns)
     client.tell_client(
-        Submit(
-            call, FUNCTION, shape, args, values, names, plan.returns, plan.retries, client.depth
-        )
+        Submit(call, FUNCTION, shape, args, values, names, plan.returns, plan.retries, client.depth)
     )
     return [client.refs.hold(one) for one in refs]
 

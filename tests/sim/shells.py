@@ -30,7 +30,7 @@ from tests.sim.refs import Refs, SimRef, decoded
 from tests.sim.world import Violation
 
 if TYPE_CHECKING:
-    from tests.sim.processes import SimProcess, Simulation
+    from tests.sim.processes import SimProcess
 
 ANSWER_S = 60.0
 """A user's thread that asked for room waits this long."""

@@ -11,7 +11,7 @@ import msgspec
 
 from fabric.ids import CALL_ID_BYTES, INCARNATION_BYTES, OBJECT_ID_BYTES
 
-TAIL = 4000
+TAIL = 20000
 
 
 class Trace:

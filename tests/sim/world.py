@@ -32,7 +32,7 @@ class Draw:
         self.is_calm = random.random() < 0.15
         self.delay_s = random.choice((1e-5, 1e-4, 1e-3, 3e-3))
         self.turn_s = random.choice((0.0, 1e-5, 1e-3))
-        self.commit_s = random.choice((1e-4, 2e-3, 0.05))
+        self.commit_s = random.choice((1e-4, 2e-3, 0.3))
         self.drop_p = some(0.001, 0.02, 0.1)
         self.duplicate_p = some(0.01, 0.1)
         self.publish_loss_p = some(0.1, 0.5)
@@ -40,7 +40,7 @@ class Draw:
         self.pauses_per_s = some(0.2, 2.0)
         self.pause_s = random.choice((0.01, 0.3))
         self.worker_crashes_per_s = some(0.2, 2.0, 10.0)
-        self.control_crashes_per_s = some(0.2, 1.0)
+        self.control_crashes_per_s = some(0.5, 2.0)
         self.driver_crashes_per_s = some(0.05, 0.5)
         self.node_crashes_per_s = some(0.02, 0.3)
         self.faulty_s = random.choice((0.5, 3.0, 8.0))
@@ -106,6 +106,7 @@ class World:
         self.trace = Trace()
         self.counts: Counter[str] = Counter()
         self.steps = 0
+        self.has_node = True
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._serial = 0
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 import fabric
-from fabric import exceptions, task
+from fabric import exceptions, serialization, task
 from tests.system.looks import WAIT_S, WorkerCount, wait_until, worker_pids
 from tests.system.work import (
+    Ledger,
     Unlucky,
     add,
     after,
@@ -22,6 +23,7 @@ from tests.system.work import (
     fail_deeper,
     give,
     leaves,
+    length,
     make_refs,
     pid,
     run_together,
@@ -203,3 +205,35 @@ def test_an_impossible_request_is_an_error_with_the_numbers(session: fabric.Cont
     with pytest.raises(exceptions.UnschedulableError, match="unicorn"):
         pid.options(resources={"unicorn": 1}).remote().get(WAIT_S)
     assert isinstance(pid.options(num_cpus=2).remote().get(WAIT_S), int)
+
+
+# ---------------------------------------- sizes
+
+
+def test_large_inline_arguments_are_cut_into_messages_and_too_many_are_an_error(
+    session: fabric.Context,
+) -> None:
+    piece = bytes(90_000)
+    assert fabric.get([length.remote(piece) for _ in range(400)]) == [90_000] * 400
+    ledger = Ledger.remote()
+    lengths = [ledger.length.remote(piece) for _ in range(400)]
+    assert fabric.get(lengths, timeout=WAIT_S) == [90_000] * 400
+    pieces = [give.options(num_returns=1).remote(piece) for _ in range(800)]
+    with pytest.raises(exceptions.SerializationError, match="more than a message takes"):
+        fabric.get(length.remote(*pieces), timeout=WAIT_S)
+    assert fabric.get(length.remote(*pieces[:100]), timeout=WAIT_S) == 9_000_000
+
+
+def test_a_function_that_carries_too_much_data_is_refused_with_advice(
+    session: fabric.Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serialization, "FUNCTION_BYTES_MAX", 100_000)
+    data = bytes(200_000)
+
+    @task
+    def heavy() -> int:
+        return len(data)
+
+    with pytest.raises(exceptions.SerializationError, match=r"heavy weighs 200,\d{3} bytes") as why:
+        heavy.remote()
+    assert "fabric.put" in str(why.value)

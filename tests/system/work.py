@@ -58,6 +58,11 @@ def after(path: str, value: Any = None) -> Any:
     return path if value is None else value
 
 
+@task
+def length(*pieces: bytes) -> int:
+    return sum(map(len, pieces))
+
+
 @task(num_returns=0)
 def touch(path: str) -> None:
     Path(path).touch()
@@ -107,6 +112,9 @@ class Ledger:
 
     def __init__(self, *entries: Any) -> None:
         self.entries = list(entries)
+
+    def length(self, piece: bytes) -> int:
+        return len(piece)
 
     def add(self, entry: Any) -> int:
         self.entries.append(entry)

@@ -204,9 +204,11 @@ class Actors:
                 self.channels.pop(channel.actor_id, None)
             return
         while True:
-            calls = channel.take_ready(self.limits.window_calls_max)
+            limits = self.limits
+            calls = channel.take_ready(limits.window_calls_max, limits.window_bytes_max)
             if calls and channel.worker is not None:
                 effects += self.run_at(channel.worker, calls[0].lease, 0, calls)
+                continue
             head = channel.queue[0] if channel.queue else None
             if head is None or head.missing or head.failure is None:
                 return

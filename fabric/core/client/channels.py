@@ -51,8 +51,8 @@ class Channel:
             return False
         return view.incarnation > self.life or view.state != "alive"
 
-    def take_ready(self, calls_max: int) -> list[PendingCall]:
-        """The calls to send now, numbered; one with a failed input stays for the caller to fail."""
+    def take_ready(self, calls_max: int, bytes_max: int) -> list[PendingCall]:
+        """Calls for the next message, numbered; one with a failed input is left for the caller."""
         calls: list[PendingCall] = []
         if not self.is_open or self.view is None:
             return calls
@@ -60,7 +60,8 @@ class Channel:
             self.life = self.view.incarnation
             self.worker = self.view.worker
             self.next_number = 0
-        while self.queue and len(self.inflight) < calls_max:
+        nbytes = 0
+        while self.queue and len(self.inflight) < calls_max and nbytes < bytes_max:
             call = self.queue[0]
             if call.missing or call.failure is not None:
                 break
@@ -70,6 +71,7 @@ class Channel:
             self.next_number += 1
             self.inflight[call.number] = call
             calls.append(call)
+            nbytes += call.nbytes if call.inputs else len(call.args)
         return calls
 
     def settle(self, me: Incarnation) -> list[tuple[PendingCall, bool]]:

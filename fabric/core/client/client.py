@@ -284,6 +284,12 @@ class ClientMachine:
         return filled, missing, holds
 
     def _enqueue(self, call: PendingCall) -> list[Effect]:
+        if call.inputs and call.nbytes > self.limits.call_bytes_max:
+            text = (
+                f"the arguments of one call weigh {call.nbytes:,} bytes in all, "
+                f"more than a message takes ({self.limits.call_bytes_max:,})"
+            )
+            call.failure = call.failure or Failure("serialization", text)
         if call.actor_id is not None:
             return self.actors.on_ready(call)
         if call.failure is not None:

@@ -299,6 +299,7 @@ class ControlMachine:
             self.answers.reopen(actor_id)
             self.answers.ask(actor_id, source)
         elif isinstance(answer, Failure):
+            self.answers.reopen(actor_id)
             self._say(source, ActorRefused(actor_id, answer))
         else:
             self._say(source, NamedActor(call_of(actor_id), answer))

@@ -70,7 +70,7 @@ class Demands:
     def waiting(self, shares: Mapping[JobId, int]) -> list[Demand]:
         """Those that want more than they hold, in the order in which they are to be served."""
         waiting = [one for one in self.table.values() if one.wanted > one.held]
-        waiting.sort(key=lambda one: (shares.get(one.job, 0), -one.depth, one.since))
+        waiting.sort(key=lambda one: (shares.get(one.job, 0), -one.depth, one.held > 0, one.since))
         return waiting
 
 
@@ -97,6 +97,12 @@ def is_fair_victim(
     if other is not None and demand.depth != other.depth:
         return demand.depth > other.depth
     return demand.held == 0
+
+
+def helps(shape: Shape, worker: WorkerState, free: Mapping[str, int]) -> bool:
+    """That worker's share has something that the shape lacks."""
+    own = dict(worker.shape.amounts)
+    return any(free.get(name, 0) < amount and own.get(name, 0) for name, amount in shape.amounts)
 
 
 def needs(shape: Shape, worker: WorkerState, free: Mapping[str, int]) -> bool:

@@ -5,7 +5,9 @@ on workers, forwards requests that only the control store can answer and brings 
 and keeps the cluster view by snapshot and published changes. It restarts nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+from msgspec.structs import replace
 
 from fabric.core.effects import Effect, Send, StopWorker
 from fabric.core.machine import InvariantError
@@ -228,10 +230,12 @@ class Residents:
         return self._answer(message.request, message)
 
     def on_actor_refused(self, source: Address, message: ActorRefused, now: float) -> list[Effect]:
-        """To the client that made it."""
+        """To the client that made it, and as an actor that is dead to who else watches it."""
         self.questions.pop(message.actor_id, None)
-        self.watchers.pop(message.actor_id, None)
-        return self._answer(message.actor_id, message)
+        self.watchers.get(message.actor_id, {}).pop(owner_address(message.actor_id), None)
+        told = self._answer(message.actor_id, message)
+        never = ActorView(message.actor_id, "dead", 1, "", failure=message.failure)
+        return [*told, *self._learn_actor(never)]  # others may have its handle, and ask
 
     def on_actor_changed(self, source: Address, message: ActorChanged, now: float) -> list[Effect]:
         """The answer to a question; later changes are published."""
@@ -252,8 +256,11 @@ class Residents:
                 message.jobs,
             )
             return self._answer(message.request, view)
+        if (message.epoch, message.sequence) < self.view_at:
+            return []  # a newer publication was heard meanwhile
         self.view_at = (message.epoch, message.sequence)
-        return [effect for actor in message.actors for effect in self._learn_actor(actor)]
+        effects = [effect for actor in message.actors for effect in self._learn_actor(actor)]
+        return effects + self._miss_dead({actor.actor_id: None for actor in message.actors})
 
     def on_view_changed(self, source: Address, message: ViewChanged, now: float) -> list[Effect]:
         """Published: in sequence it is taken in, across a gap the whole view is asked for."""
@@ -298,6 +305,16 @@ class Residents:
         for actor_id, resident in self.actors.items():
             if resident.worker is not None and resident.worker.actor_id != actor_id:
                 raise InvariantError(f"the worker of {actor_id!r} believes it is another actor")
+
+    def _miss_dead(self, listed: Mapping[ActorId, None]) -> list[Effect]:
+        """The whole view has everybody who lives: who is not in it died unheard, long ago."""
+        effects: list[Effect] = []
+        for actor_id, view in list(self.views.items()):
+            if view.state != "dead" and actor_id not in listed:
+                text = "it died, and the control store remembers it no longer"
+                failure = Failure("actor_died", text)
+                effects += self._learn_actor(replace(view, state="dead", failure=failure))
+        return effects
 
     def _learn_actor(self, view: ActorView) -> list[Effect]:
         self.questions.pop(view.actor_id, None)

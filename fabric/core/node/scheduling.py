@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 from fabric.config import Limits
 from fabric.core.effects import Effect, Send, StartWorker, StopWorker
 from fabric.core.machine import InvariantError
-from fabric.core.node.demands import Demand, Demands, is_fair_victim, needs, shares_of
+from fabric.core.node.demands import (
+    Demand,
+    Demands,
+    helps,
+    is_fair_victim,
+    needs,
+    shares_of,
+)
 from fabric.core.node.resources import Resources, amounts_text
 from fabric.core.node.staff import NO_SHAPE, Staff, WorkerState
 from fabric.ids import Address, Incarnation, JobId, incarnation_of
@@ -194,10 +201,27 @@ class Scheduling:
     def _next_demand(
         self, passed: list[Demand], free: Resources, shares: Mapping[JobId, int]
     ) -> Demand | None:
+        """Who is served next. For one that has nothing and does not fit yet, room is kept.
+
+        Otherwise small shapes would take again and again what was recalled for a large one.
+        """
         for demand in self.demands.waiting(shares):
-            if demand not in passed and free.fits(demand.shape):
+            if demand in passed:
+                continue
+            if free.fits(demand.shape):
                 return demand
+            if demand.held == 0 and self._could_fit_soon(demand.shape):
+                free.take(demand.shape)
+                passed.append(demand)
         return None
+
+    def _could_fit_soon(self, shape: Shape) -> bool:
+        """There would be room if every lease but those for life were given back."""
+        left = Resources(self.resources.totals)
+        for worker in self.staff.workers.values():
+            if worker.state == "actor" and worker.uses_resources:
+                left.take(worker.shape)
+        return left.fits(shape)
 
     def _starts_for(self, demand: Demand, reserved: Resources) -> int:
         """How many workers this demand lacks only processes for."""
@@ -270,12 +294,17 @@ class Scheduling:
         effects: list[Effect] = []
         taken: list[WorkerState] = []
         for demand in self.demands.waiting(shares):
-            if not self.resources.could_fit(demand.shape) or self.resources.fits(demand.shape):
+            lacks_workers = self.resources.fits(demand.shape)
+            if lacks_workers and len(self.staff.workers) < self.limits.workers_max:
+                continue
+            if not self.resources.could_fit(demand.shape):
                 continue
             for worker in self.staff.workers.values():
                 if worker.state != "leased" or worker.is_blocked or worker in taken:
                     continue
                 if worker.client == demand.client and worker.shape_id == demand.shape_id:
+                    continue
+                if not lacks_workers and not helps(demand.shape, worker, self.resources.free):
                     continue
                 if worker.recall == "full":
                     if needs(demand.shape, worker, self.resources.free):
