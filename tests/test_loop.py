@@ -218,7 +218,7 @@ def test_another_thread_wakes_a_loop_that_sleeps(party: Party) -> None:
     event = Want(ObjectId(b"o"))
 
     def tell() -> None:
-        wait_for(lambda: loop._is_asleep)
+        wait_for(lambda: loop._sleep is not None)
         loop.tell_soon(event)
 
     teller = threading.Thread(target=tell)
@@ -348,7 +348,7 @@ def test_only_the_thread_that_took_the_loop_may_run_it(party: Party) -> None:
 def test_a_forked_child_may_not_use_the_loop_and_never_wakes_it(party: Party) -> None:
     loop, _ = party.join(C1)
     loop.turn(0.0)
-    loop._is_asleep = True
+    loop._sleep = []
     pid = os.fork()
     if pid == 0:
         loop.tell_soon(Leave())
@@ -358,7 +358,7 @@ def test_a_forked_child_may_not_use_the_loop_and_never_wakes_it(party: Party) ->
             os._exit(7)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
-    loop._is_asleep = False
+    loop._sleep = None
     assert not is_poked(loop)
 
 

@@ -15,10 +15,10 @@ the short `recv` and `send` have the GIL back before the other thread has woken,
 calls gains nothing, and fewer, fuller turns gain much.
 
 **How it is woken.** `tell_soon` appends to a deque and raises an eventfd only while the loop
-sleeps. The loop raises its flag first and looks into the deque again then; the teller appends
-first and looks at the flag then; so one of the two sees the other. The teller never lowers the
-flag: an interrupt between lowering it and writing would leave a loop asleep that everybody
-believes awake.
+sleeps, and once a sleep. The loop puts out a fresh list first and looks into the deque again then;
+the teller appends first and looks for the list then; so one of the two sees the other. The teller
+marks the list after it has written: an interrupt in between costs a wake-up too many, and a late
+mark on the list of an earlier sleep harms nobody.
 
 **Who is gone.** A socket file is never bound twice, so where nobody listens any more nobody ever
 will. Lines to nodes, control stores and clients have a monitor; when one breaks, or does not come
@@ -124,7 +124,7 @@ class Loop:
         self._told: deque[Event] = deque()
         self._durable: deque[int] = deque()
         self._effects: list[Effect] = []
-        self._is_asleep = False
+        self._sleep: list[bool] | None = None  # of the present sleep; not empty: it was ended
         poke = Poke()
         self._wake: Callable[[], None] = poke.up
         self.watch(poke.fd, poke.down)
@@ -181,8 +181,10 @@ class Loop:
     def tell_soon(self, event: Event) -> None:
         """The machine hears that soon. Any thread, also from `__del__`; order is kept."""
         self._told.append(event)
-        if self._is_asleep:
+        sleep = self._sleep
+        if sleep is not None and not sleep:
             self._wake()
+            sleep.append(True)  # after the wake-up: an interrupt in between costs one too many
 
     def wake(self) -> None:
         """The turn that sleeps now, or the next that would, does not. Any thread or signal."""
@@ -227,13 +229,13 @@ class Loop:
         wait_s = self._wait_s(patience_s)
         if not wait_s:
             return self._epoll.poll(0, READY_MAX)
-        self._is_asleep = True
+        self._sleep = []
         try:
-            if self._told:  # by a thread that did not see the flag yet
+            if self._told:  # by a thread that did not see that list yet
                 wait_s = 0
             ready = self._epoll.poll(wait_s, READY_MAX)
         finally:
-            self._is_asleep = False
+            self._sleep = None
         self._has_slept = True
         self._now = self._clock()
         return ready
@@ -449,7 +451,7 @@ def publisher_name(own: Address) -> str:
 def _silence_in_child() -> None:
     """Refs that die in a forked child must not wake its parent: they share the eventfd."""
     for loop in list(_living):
-        loop._is_asleep = False
+        loop._sleep = None
 
 
 os.register_at_fork(after_in_child=_silence_in_child)

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -96,6 +97,7 @@ class NodeProcess:
             self._announce()
         while self.exit_reason is None:
             self.loop.turn(3600.0)
+        print(f"node {self.settings.node} ends: {self.exit_reason}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the workers, and leave nothing behind."""

@@ -166,15 +166,20 @@ class NodeMachine:
 
     def handle(self, source: Address, message: AnyMessage | Event, now: float) -> list[Effect]:
         """Hear one message or event."""
+        effects = self._join()
         react = self._on.get(type(message))
-        return react(source, message, now) if react is not None else []
+        return effects + react(source, message, now) if react is not None else effects
+
+    def _join(self) -> list[Effect]:
+        """Before anything else: the control store fences a node that speaks and has not joined."""
+        if not self._is_new:
+            return []
+        self._is_new = False
+        return [Send(self.control, JoinNode(self.view()))]
 
     def tick(self, now: float) -> list[Effect]:
         """Serve who waits, end what is not needed, tell the control store that we live."""
-        effects: list[Effect] = []
-        if self._is_new:
-            self._is_new = False
-            effects.append(Send(self.control, JoinNode(self.view())))
+        effects = self._join()
         if not self.scheduling.is_ending:
             effects += self._place_actors(now)
         effects += self.scheduling.serve(self._lacking(), now)
@@ -263,6 +268,7 @@ class NodeMachine:
 
     def _client_gone(self, client: Incarnation, now: float) -> list[Effect]:
         """Its demands, leases and objects go; with a driver goes its job."""
+        self.residents.client_died(client)
         registered = self.clients.pop(client, None)
         if registered is None:
             return []
@@ -271,7 +277,6 @@ class NodeMachine:
             del self.gone[next(iter(self.gone))]
         place = address("c", client)
         self.scheduling.demands.forget_client(place)
-        self.residents.client_died(client)
         effects: list[Effect] = [Send(self.control, EndJob(registered.job.job, client))]
         effects += [Send(address("c", one), ClientDied(client)) for one in self.clients]
         for worker in self.staff.workers.values():

@@ -244,7 +244,8 @@ class Residents:
     def on_view(self, source: Address, message: View, now: float) -> list[Effect]:
         """The whole view: ours if nobody asked, else that client's, with what we have free now."""
         if message.request:
-            self.questions.pop(message.request, None)
+            if self.questions.pop(message.request, None) is None:
+                return []  # answered already, or whoever asked is gone
             mine = self.my_view()
             nodes = tuple(mine if one.node == mine.node else one for one in message.nodes)
             view = View(
@@ -255,7 +256,7 @@ class Residents:
                 message.actors,
                 message.jobs,
             )
-            return self._answer(message.request, view)
+            return [Send(owner_address(message.request), view)]
         if (message.epoch, message.sequence) < self.view_at:
             return []  # a newer publication was heard meanwhile
         self.view_at = (message.epoch, message.sequence)
