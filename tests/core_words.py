@@ -10,7 +10,7 @@ from typing import Any
 from fabric.config import Limits
 from fabric.core.client.client import ClientMachine
 from fabric.core.effects import Effect, Run, Send
-from fabric.core.events import SELF, Await, DefineLocally, Submit, SubmitToActor
+from fabric.core.events import SELF, Await, DefineLocally, Submit, SubmitToActor, WorkerExited
 from fabric.core.machine import Machine
 from fabric.core.node.node import NodeMachine
 from fabric.core.worker import WorkerMachine
@@ -43,6 +43,7 @@ from fabric.protocol.values import (
     CallDone,
     Failure,
     JobSpec,
+    Progress,
     Sealed,
     Shape,
     Value,
@@ -52,19 +53,17 @@ ME = address("c", b"driver-1")
 OTHER = address("c", b"driver-2")
 NODE = address("n", b"node-one")
 CONTROL = address("s", b"control-")
-W1, W2, W3 = (address("w", f"worker-{one}".encode()) for one in (1, 2, 3))
+W1, W2, W3, W4 = (address("w", f"worker-{one}".encode()) for one in (1, 2, 3, 4))
 INNER = address("c", b"worker-1")
 """The client inside `W1`."""
 
 JOB = JobId(incarnation_of(ME))
-OTHER_JOB = JobId(incarnation_of(OTHER))
 SPEC = JobSpec(JOB, (), "", "")
 F = FunctionId(b"function-of-test")
 G = FunctionId(b"another-function")
 CPU = Shape((("CPU", 10_000),))
 HALF = Shape((("CPU", 5_000),))
 NO_CPU = Shape(())
-HELLO = RegisterClient(0, True, SPEC, "")
 CRASHED = Failure("worker_crashed", "its worker was ended by signal 9")
 RAISED = Failure("task", "raised on purpose")
 
@@ -247,7 +246,7 @@ def new_worker(place: Address = W1, **limits: Any) -> WorkerMachine:
 
 def new_node(*, cpus: int = 2, workers: int = 0, **limits: Any) -> NodeMachine:
     """A node that has joined, and ``workers`` idle ones named `W1`, `W2`, …"""
-    names = [me_of(W1), me_of(W2), me_of(W3)]
+    names = [Incarnation(f"worker-{number}".encode()) for number in range(1, 10)]
     node = NodeMachine(
         NODE,
         CONTROL,
@@ -299,3 +298,32 @@ def introductions(worker: Address) -> list[Effect]:
         Send(worker, DefineJob(SPEC)),
         Send(worker, DefineFunction(F, "f", b"pickled")),
     ]
+
+
+def answered(client: ClientMachine, lease: int, *numbers: int) -> list[Effect]:
+    """Those calls come back from `W1` under that lease."""
+    return hear(client, W1, CallsDone(lease, [done(n) for n in numbers]))
+
+
+def registered(node: NodeMachine, *clients: Address) -> NodeMachine:
+    """These drivers (or clients inside workers) are known to the node."""
+    for client in clients:
+        is_driver = client in (ME, OTHER)
+        job = JobSpec(JobId(me_of(client if is_driver else ME)), (), "", "")
+        hear(node, client, RegisterClient(9, is_driver, job, ""))
+    return node
+
+
+def ready(workers: int = 2, *, cpus: int = 2, **limits: Any) -> NodeMachine:
+    """A node with idle workers and the driver `ME`."""
+    return registered(new_node(cpus=cpus, workers=workers, **limits), ME)
+
+
+def killed(worker: Address, *progress: Progress) -> WorkerExited:
+    """The kernel ended it."""
+    return WorkerExited(me_of(worker), None, 9, progress)
+
+
+def granted(lease: int, worker: Address, client: Address = ME, shape_id: int = 0) -> Send:
+    """The lease goes to that client."""
+    return Send(client, LeaseGranted(shape_id, lease, worker))

@@ -27,7 +27,7 @@ class Demand:
         self.wanted = request.wanted
         self.depth = request.depth
         self.held = 0  # leases granted and not over
-        self.since = now  # when it began to want more than it holds
+        self.since = now  # when it began to want more, or last got or lost a worker
         self.words = 0  # how often its client said what it wants
 
 
@@ -61,8 +61,7 @@ class Demands:
         demand = self.table.get((worker.client, worker.shape_id))
         if demand is None:
             return
-        if demand.wanted <= demand.held:
-            demand.since = now
+        demand.since = now  # it had its turn; otherwise it would get the same worker again
         demand.held -= 1
         if not is_wanted:
             demand.wanted = min(demand.wanted, demand.held)

@@ -178,7 +178,7 @@ class Scheduling:
         if self.is_ending:
             return []
         self._served_at = now
-        effects = self._refuse(now)
+        effects = [*self._refuse(now), *self._make_room(missing, now)]
         shares = shares_of(self.staff.workers)
         hungry: list[Demand] = []
         reserved = Resources(self.resources.free)
@@ -194,6 +194,7 @@ class Scheduling:
             else:
                 missing += self._starts_for(demand, reserved)
                 hungry.append(demand)
+                effects += self._make_room(missing, now)
         effects += self._start_workers(missing, now)
         effects += self._recall(now, shares)
         return effects
@@ -241,6 +242,7 @@ class Scheduling:
         worker.depth = demand.depth
         worker.become("leased", now)
         demand.held += 1
+        demand.since = now
         return Send(demand.client, LeaseGranted(demand.shape_id, worker.lease, worker.address))
 
     def lease(self, worker: WorkerState, job: JobId, shape: Shape, now: float) -> None:
@@ -329,6 +331,13 @@ class Scheduling:
 
     # workers
 
+    def _make_room(self, missing: int, now: float) -> list[Effect]:
+        """At the limit, idle workers of other jobs end before who comes later could have them."""
+        staff = self.staff
+        room = self.limits.workers_max - len(staff.workers) + staff.count("ending")
+        lacking = missing - staff.count("starting") - room
+        return [self.end(stranger, now) for stranger in staff.strangers()[: max(0, lacking)]]
+
     def _start_workers(self, missing: int, now: float) -> list[Effect]:
         """Fork what is lacking, and what the node keeps ready."""
         staff = self.staff
@@ -341,9 +350,6 @@ class Scheduling:
         count = max(missing - starting, self._kept() - ready)
         room = self.limits.workers_max - len(staff.workers)
         effects: list[Effect] = []
-        if count > room and missing:
-            for stranger in staff.strangers()[: max(0, count - room - staff.count("ending"))]:
-                effects.append(self.end(stranger, now))
         for _ in range(min(count, room, STARTING_MAX - starting)):
             incarnation = Incarnation(self.random.randbytes(8))
             staff.workers[incarnation] = WorkerState(incarnation, now)
