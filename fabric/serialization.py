@@ -289,8 +289,11 @@ def _dump_with(make: MakePickler, value: object) -> Dumped:
 
 def _has_by_value_modules() -> bool:
     """Whether the user told cloudpickle of modules that workers cannot import."""
-    cloudpickle = sys.modules.get("cloudpickle")
-    return cloudpickle is not None and bool(cloudpickle.list_registry_pickle_by_value())
+    if "cloudpickle" not in sys.modules:
+        return False
+    import cloudpickle  # waits if another thread is just importing it
+
+    return bool(cloudpickle.list_registry_pickle_by_value())
 
 
 def _unpicklable(names: Names, error: Exception) -> SerializationError:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from fabric.ids import FunctionId
@@ -118,8 +118,11 @@ def is_found_by_name(thing: Any) -> bool:
         found = getattr(found, part, None)
     if found is not thing:
         return False
-    cloudpickle = sys.modules.get("cloudpickle")
-    by_value = cloudpickle.list_registry_pickle_by_value() if cloudpickle is not None else ()
+    by_value: Collection[str] = ()
+    if "cloudpickle" in sys.modules:
+        import cloudpickle  # waits if another thread is just importing it
+
+        by_value = cloudpickle.list_registry_pickle_by_value()
     parts = module.split(".")
     return not any(".".join(parts[: n + 1]) in by_value for n in range(len(parts)))
 

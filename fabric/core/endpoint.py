@@ -32,6 +32,8 @@ from fabric.protocol.frames import (
 from fabric.protocol.messages import AnyMessage, ViewChanged
 
 _NEVER = float("inf")
+_SPOKEN = frozenset((Commit, Send, Hangup, Publish))
+"""Effects that concern links; all others are the shell's alone."""
 
 
 class Endpoint:
@@ -124,6 +126,8 @@ class Endpoint:
         """End the turn: everything that is to happen now, in order."""
         self._gathered += self.machine.tick(now)
         effects, self._gathered = self._gathered, []
+        if self._is_quiet(effects, now):  # between two tiny calls of a worker, say
+            return effects
         commit = 0
         if self._held or Commit in map(type, effects):
             effects, commit = self._hold(effects)
@@ -139,6 +143,12 @@ class Endpoint:
         if is_due:
             self._set_wake()
         return out
+
+    def _is_quiet(self, effects: list[Effect], now: float) -> bool:
+        """Nobody was heard, nothing is to be said, and no link has anything to say by itself."""
+        return not (
+            self._stirred or self._unknown or self._held or now >= self._wake_at
+        ) and _SPOKEN.isdisjoint(map(type, effects))
 
     def committed(self, number: int, now: float) -> list[Effect]:
         """That commit (counted from 1 as they appeared) and all before it are durable."""

@@ -12,7 +12,6 @@ order in which a thread tells is the order in which the machine hears.
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import threading
 import time
@@ -60,10 +59,12 @@ from fabric.runtime.arguments import pack
 from fabric.runtime.large_values import LargeValues
 from fabric.runtime.questions import Questions
 from fabric.runtime.shared_refs import SharedRefs
+from fabric.runtime.turns import Turns
 from fabric.runtime.waits import Waiting
 from fabric.serialization import Dumped, dump, function_id, load
 
 if TYPE_CHECKING:
+    from fabric.runtime.loop import Loop
     from fabric.runtime.waits import Blocking
 
 Ref = ObjectRef[Any]
@@ -76,9 +77,6 @@ ANSWER_S = 60.0
 
 LINGER_S = 0.2
 """Last words may take this long to leave."""
-
-CLOSE_S = 2.0
-"""The loop thread gets this long to say goodbye."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -138,53 +136,47 @@ class Client:
         self.large = LargeValues(self)
         self.shared = SharedRefs(self)
         self.waits = Waiting(self)
-        self._is_ending = False
-        self._thread = threading.Thread(target=self._run, name="fabric-client", daemon=True)
+        self.turns = Turns(
+            self._open_loop, self._close_loop, self._on_failure, is_lent=blocking is None
+        )
 
     # -- life
 
     def start(self) -> None:
         """Start the loop thread; returns when it has its sockets."""
-        answer = self.questions.expect(b"started")
-        self._thread.start()
-        answer.wait(self.answer_s)
+        if not self.turns.start(self.answer_s):
+            raise ClusterError(f"The client's loop has not started within {self.answer_s:g} s.")
+        self.check()
+        self.tell = self.turns.tell
 
-    def _run(self) -> None:
-        try:
-            self._turn_until_the_end()
-        except BaseException as error:  # fails every waiter; the user's process goes on
-            self.failure = error
-            self._fail_everything(Failure("cluster", f"The client's loop has failed: {error!r}."))
-            if not isinstance(error, Exception):
-                raise
-
-    def _turn_until_the_end(self) -> None:
+    def _open_loop(self) -> Loop:
         from fabric.runtime import sockets
         from fabric.runtime.loop import Loop
 
-        context = sockets.new_context()
         endpoint = Endpoint(
             self.address, self.machine, cluster=self.place.cluster, limits=self.limits
         )
+        self._context = sockets.new_context()
         loop = Loop(
             endpoint,
-            context,
+            self._context,
             self.place.runtime_directory,
             clock=time.monotonic,
             perform=self._perform,
             frame_bytes_max=self.limits.frame_bytes_max,
         )
-        try:
-            loop.dial(self.place.node)
-            self.tell = loop.tell_soon
-            self.questions.answer(b"started", None)
-            while not self._is_ending:
-                loop.turn(math.inf)
-            loop.turn(0.0)
-        finally:
-            self.tell = _nobody_hears
-            loop.close(LINGER_S)
-            context.destroy(linger=int(1000 * LINGER_S))
+        loop.dial(self.place.node)
+        return loop
+
+    def _close_loop(self, loop: Loop) -> None:
+        self.tell = _nobody_hears
+        loop.close(LINGER_S)
+        self._context.destroy(linger=int(1000 * LINGER_S))
+
+    def _on_failure(self, error: BaseException) -> None:
+        self.failure = error
+        self.tell = _nobody_hears
+        self._fail_everything(Failure("cluster", f"The client's loop has failed: {error!r}."))
 
     def close(self) -> None:
         """Say goodbye and end the loop thread. What is still waited for fails. Idempotent."""
@@ -193,9 +185,7 @@ class Client:
                 return
             self.why_closed = SessionEndedError("The session of this ref or handle is over.")
         self.tell(Leave())
-        self._is_ending = True
-        self.tell(Drop(()))  # wakes the loop, which then sees that it is to end
-        self._thread.join(CLOSE_S)
+        self.turns.close()
         self.tell = _nobody_hears
         self._fail_everything(Failure("session_ended", str(self.why_closed.text)))
         self.waits.close()
@@ -205,6 +195,7 @@ class Client:
         """In a forked child: nothing of the parent's client may be touched."""
         self.why_closed = why
         self.tell = _nobody_hears
+        self.turns.abandon()
         self._lock = threading.Lock()  # another thread of the parent may hold the old one
 
     def check(self) -> None:
@@ -238,8 +229,9 @@ class Client:
         if ref is None:
             return
         # the value first, then who looks for it: see `fabric.refs`
-        is_known = self.machine.references.value_of(object_id) is not None
-        ref._is_tracked = ref._is_tracked or is_known
+        is_known = self.machine.references.knows(object_id)
+        if is_known:
+            ref._is_tracked = True
         ref._value = value
         self.inflight.pop(object_id, None)
         if not is_known and (ref._is_awaited or ref._is_shared) and object_id.startswith(self.me):

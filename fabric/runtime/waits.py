@@ -208,7 +208,7 @@ def _block(
     started = now = time.monotonic()
     while True:
         left = patience if deadline is None else min(patience, deadline - now)
-        if lock.acquire(timeout=max(0.0, left)):
+        if client.turns.wait(lock, max(0.0, left)):
             return True
         now = time.monotonic()
         if deadline is not None and now >= deadline:

@@ -83,7 +83,8 @@ class WorkerShell:
         self._room: WriteSegment | None = None
         self._handed: dict[CallId, list[Any]] = {}  # refs inside results, until they are taken
         self._garbage: list[Any] = []
-        self._heard_at = 0.0
+        self._heard_at = self._ended_at = 0.0
+        self._caller, self._caller_id = Address(""), Incarnation(b"")  # of the last call
         self.watchdog = Watchdog(self)
         clients.use_in_worker(self._new_client)
 
@@ -106,32 +107,36 @@ class WorkerShell:
         self.context.destroy(linger=500)
 
     def _perform_task(self, task: Run | BecomeActor) -> None:
-        if isinstance(task, BecomeActor):
-            self.watchdog.lend_loop()
-            failure = self.execution.make_actor(task)
-            self._register_kept()
-            self.watchdog.take_loop()
-            self.loop.tell(ActorMade(failure))
-        else:
-            self._run_call(task)
-        if time.monotonic() - self._heard_at < LISTEN_S:
-            self.loop.speak()
-        else:
-            self.loop.turn(0.0)
-            self._heard_at = time.monotonic()
+        event = self._make_actor(task) if isinstance(task, BecomeActor) else self._run_call(task)
+        if self._ended_at - self._heard_at < LISTEN_S and not self.execution.has_exited:
+            self.loop.speak(event)
+            return
+        self.loop.tell(event)
+        if self.execution.has_exited:
+            self.loop.tell(Quit(EXITED))  # in the same turn: no other call of it may start
+        self.loop.turn(0.0)
+        self._heard_at = time.monotonic()
 
-    def _run_call(self, run: Run) -> None:
+    def _make_actor(self, effect: BecomeActor) -> ActorMade:
+        self.watchdog.lend_loop()
+        failure = self.execution.make_actor(effect)
+        self._register_kept()
+        self.watchdog.take_loop()
+        self._ended_at = time.monotonic()
+        return ActorMade(failure)
+
+    def _run_call(self, run: Run) -> CallRan:
         call = run.call
-        caller = incarnation_of(run.caller)
+        if run.caller != self._caller:
+            self._caller, self._caller_id = run.caller, incarnation_of(run.caller)
         client = clients.client_or_none()
         if client is not None:
             client.depth = run.depth + 1
-        self.watchdog.lend_loop()
-        started = time.monotonic()
-        self.word.start(caller, run.lease, call.number)
+        started = self.watchdog.lend_loop()
+        self.word.start(self._caller_id, run.lease, call.number)
         outcomes = self.execution.run(run)
         self.word.finish()
-        duration_us = int((time.monotonic() - started) * 1e6)
+        self._ended_at = ended = time.monotonic()
         contained: tuple[tuple[ObjectId, ...], ...] = ()
         if clients.client_or_none() is not None:
             contained = self._hand_over(call.call_id, outcomes)
@@ -142,11 +147,8 @@ class WorkerShell:
             values: tuple[Value, ...] = (self._value(call, 0, outcomes[0]),)
         else:
             values = tuple(self._value(call, index, one) for index, one in enumerate(outcomes))
-        self.loop.tell(
-            CallRan(CallDone(call.call_id, call.attempt, values, duration_us, contained))
-        )
-        if self.execution.has_exited:
-            self.loop.tell(Quit(EXITED))
+        duration_us = int((ended - started) * 1e6)
+        return CallRan(CallDone(call.call_id, call.attempt, values, duration_us, contained))
 
     def _hand_over(
         self, call_id: CallId, outcomes: list[Outcome]
@@ -246,19 +248,21 @@ class Watchdog:
         self._started_at = 0.0  # of the running call; 0 between calls
         self._ended_at = 0.0
         self._told_overrun_of = 0.0
+        self._has_stood_in = False  # since the main thread last had the loop
         worker.loop.watch(self._wanted.fd, self._wanted.down)
 
     def start(self) -> None:
         """Begin to watch."""
         threading.Thread(target=self._watch, name="fabric-watchdog", daemon=True).start()
 
-    def lend_loop(self) -> None:
-        """Main thread: a call starts."""
-        self._started_at = time.monotonic()
+    def lend_loop(self) -> float:
+        """Main thread: a call starts, now."""
+        self._started_at = started = time.monotonic()
         self.loop_lock.release()
         if self._is_napping:
             self._is_napping = False
             self._bell.release()
+        return started
 
     def take_loop(self) -> None:
         """Main thread: the call has ended, or has something to say."""
@@ -266,7 +270,9 @@ class Watchdog:
         if not self.loop_lock.acquire(blocking=False):
             self._wanted.up()
             self.loop_lock.acquire()
-        self.worker.loop.take()
+        if self._has_stood_in:
+            self._has_stood_in = False
+            self.worker.loop.take()
 
     # a thread of the running call that waits in `get`
 
@@ -318,6 +324,7 @@ class Watchdog:
         try:
             loop = self.worker.loop
             loop.take()
+            self._has_stood_in = True
             while self._started_at == started:
                 overran_at = started + self.limits.window_s
                 now = time.monotonic()

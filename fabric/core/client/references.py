@@ -107,6 +107,12 @@ class References:
         borrow = self.objects.borrowed.get(object_id)
         return borrow.value if borrow is not None else None
 
+    def knows(self, object_id: ObjectId) -> bool:
+        """Whether there is an entry with its value; most objects never have one."""
+        if object_id not in self.objects.owned and object_id not in self.objects.borrowed:
+            return False
+        return self.value_of(object_id) is not None
+
     def resolve(
         self,
         object_id: ObjectId,
