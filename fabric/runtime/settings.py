@@ -38,6 +38,16 @@ class FabricSettings(msgspec.Struct, frozen=True):
     address_path: str = ""
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where a client belongs: which fabric, which node, which directories."""
+
+    cluster: str
+    node: Address
+    control: Address
+    runtime_directory: str
+    store_directory: str
+
+
 def resource_units(
     num_cpus: float | None, num_gpus: float | None, resources: dict[str, float] | None
 ) -> dict[str, int]:
