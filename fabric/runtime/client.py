@@ -115,7 +115,7 @@ class Client:
             entrypoint=entrypoint,
             wants_output=wants_output,
         )
-        self.terminal = Terminal(lambda event: self.tell(event)) if wants_output else None
+        self.terminal = Terminal(lambda event: self.tell(event), place) if wants_output else None
         self.tell: Callable[[Event], None] = _nobody_hears
         self.why_closed: FabricError | None = None
         self.failure: BaseException | None = None  # of the loop thread

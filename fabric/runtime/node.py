@@ -32,7 +32,7 @@ from fabric.runtime import sockets
 from fabric.runtime.loop import Loop
 from fabric.runtime.poke import Poke
 from fabric.runtime.segments import SegmentFiles
-from fabric.runtime.settings import FabricSettings, write_atomically
+from fabric.runtime.settings import LOGS, FabricSettings, write_atomically
 from fabric.runtime.worker import main as worker_main
 from fabric.runtime.workers import WorkerProcesses
 from fabric.runtime.zygote import start_zygote
@@ -56,7 +56,7 @@ class NodeProcess:
             node=settings.node,
             runtime_directory=settings.runtime_directory,
             cluster=settings.cluster,
-            log_directory=os.path.join(settings.runtime_directory, "logs"),
+            log_directory=os.path.join(settings.runtime_directory, LOGS),
             limits=settings.limits,
             environment={"FABRIC_STORE": settings.store_directory},
         )

@@ -13,6 +13,9 @@ from fabric.config import Limits
 from fabric.ids import Address
 from fabric.protocol.values import UNIT
 
+LOGS = "logs"
+"""Within a runtime directory: what workers print."""
+
 
 class FabricSettings(msgspec.Struct, frozen=True):
     """One machine's control store and node.

@@ -6,6 +6,7 @@ something was printed. The streams are looked up each time: notebooks and tests 
 """
 
 import contextlib
+import os
 import re
 import sys
 import threading
@@ -18,6 +19,7 @@ from fabric.core.events import Ask, Event, OutputPrinted
 from fabric.exceptions import FabricError
 from fabric.ids import Address, brief, incarnation_of
 from fabric.protocol.messages import FlushOutput, OutputWritten
+from fabric.runtime.settings import LOGS, Place
 
 if TYPE_CHECKING:
     from fabric.runtime.client import Client
@@ -40,8 +42,9 @@ COLOUR_OFF = "\x1b[0m"
 class Terminal:
     """See the module. `show` belongs to the loop thread, `finish` to the user's."""
 
-    def __init__(self, tell: Callable[[Event], None]) -> None:
+    def __init__(self, tell: Callable[[Event], None], place: Place) -> None:
         self._tell = tell
+        self._place = place
         self._items: SimpleQueue[ShowOutput | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._printed: dict[Address, int] = {}
@@ -72,7 +75,9 @@ class Terminal:
     def _print(self, output: ShowOutput) -> None:
         node, message = output.node, output.message
         if message.omitted:
-            write(notice(node, message.omitted), is_error=True)
+            logs = os.path.join(self._place.runtime_directory, LOGS)
+            here = logs if node == self._place.node else ""
+            write(notice(node, message.omitted, here), is_error=True)
         write(prefixed(node, message), message.is_error)
         self._printed[node] = self._printed.get(node, 0) + len(message.text)
         if self._items.empty() or self._printed[node] >= REPORT_BYTES:
@@ -95,11 +100,11 @@ def write(text: str, is_error: bool) -> None:
         stream.flush()
 
 
-def notice(node: Address, omitted: int) -> str:
-    """What is said instead of lines."""
+def notice(node: Address, omitted: int, logs: str) -> str:
+    """What is said instead of lines; ``logs`` is where they are, if that is on this machine."""
     lines = "1 line" if omitted == 1 else f"{omitted:,} lines"
-    where = brief("n", incarnation_of(node))
-    return f"(fabric) {lines} of output left out here; the logs of {where} have everything\n"
+    where = logs or f"the logs of {brief('n', incarnation_of(node))}"
+    return f"(fabric) {lines} of output left out here; everything is in {where}\n"
 
 
 def prefixed(node: Address, message: OutputWritten) -> str:
