@@ -180,3 +180,8 @@ def test_a_stream_that_is_narrow_closed_or_missing_stops_nothing(
     terminal.write("x\n", is_error=False)
     monkeypatch.setattr(sys, "stdout", None)
     terminal.write("x\n", is_error=False)
+
+
+def test_pieces_are_whole_lines() -> None:
+    assert terminal.pieces_of("", 4) == []
+    assert terminal.pieces_of("a\nb\nlonger\nc\n", 4) == ["a\nb\n", "longer\n", "c\n"]

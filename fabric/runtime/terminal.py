@@ -8,6 +8,7 @@ something was printed. The streams are looked up each time: notebooks and tests 
 import contextlib
 import os
 import re
+import select
 import sys
 import threading
 from collections.abc import Callable
@@ -31,6 +32,12 @@ FLUSH_S = 1.0
 """At the end of a session the node gets this long to send what is left, and the user's streams to
 take it."""
 
+PIECE_CHARS = select.PIPE_BUF // 4
+"""A pipe that is ready takes so much without blocking, whatever the letters."""
+
+LOOK_MS = 100
+"""While a stream takes nothing, it is looked this often whether the session is over."""
+
 NAMELESS = "worker"
 """Who wrote what no task has said."""
 
@@ -48,9 +55,13 @@ class Terminal:
         self._items: SimpleQueue[ShowOutput | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._printed: dict[Address, int] = {}
+        self._is_over = False
+        self._has_given_up = False
 
     def show(self, output: ShowOutput) -> None:
         """Print that after what came before."""
+        if self._is_over:
+            return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="fabric-output", daemon=True)
             self._thread.start()
@@ -64,9 +75,13 @@ class Terminal:
             client.tell(Ask(request, FlushOutput(request)))
             with contextlib.suppress(FabricError):  # a node that is gone or stuck has no more
                 answer.wait(FLUSH_S)
+        self._is_over = True
         if self._thread is not None:
             self._items.put(None)
-            self._thread.join(FLUSH_S)
+            try:
+                self._thread.join(FLUSH_S)
+            finally:
+                self._has_given_up = True
 
     def _run(self) -> None:
         while (output := self._items.get()) is not None:
@@ -77,13 +92,45 @@ class Terminal:
         if message.omitted:
             logs = os.path.join(self._place.runtime_directory, LOGS)
             here = logs if node == self._place.node else ""
-            write(notice(node, message.omitted, here), is_error=True)
-        write(prefixed(node, message), message.is_error)
+            self._write(notice(node, message.omitted, here), is_error=True)
+        self._write(prefixed(node, message), message.is_error)
         self._printed[node] = self._printed.get(node, 0) + len(message.text)
         if self._items.empty() or self._printed[node] >= REPORT_BYTES:
             for one, nbytes in self._printed.items():
                 self._tell(OutputPrinted(one, nbytes))
             self._printed.clear()
+
+    def _write(self, text: str, is_error: bool) -> None:
+        for piece in pieces_of(text, PIECE_CHARS):
+            if self._has_room(is_error):
+                write(piece, is_error)
+
+    def _has_room(self, is_error: bool) -> bool:
+        """Wait until the stream takes more; False if the session is over before that.
+
+        A write that stood still would keep the stream's lock, and the interpreter from its end.
+        """
+        try:
+            descriptor = (sys.stderr if is_error else sys.stdout).fileno()
+        except (AttributeError, OSError, ValueError):  # a notebook's, or none
+            return not self._has_given_up
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        while not self._has_given_up:
+            if poll.poll(LOOK_MS):
+                return True
+        return False
+
+
+def pieces_of(text: str, size: int) -> list[str]:
+    """Whole lines, as many together as have that size."""
+    pieces: list[str] = []
+    at = 0
+    while at < len(text):
+        cut = text.rfind("\n", at, at + size) + 1 or text.find("\n", at) + 1 or len(text)
+        pieces.append(text[at:cut])
+        at = cut
+    return pieces
 
 
 def write(text: str, is_error: bool) -> None:

@@ -58,9 +58,6 @@ fabric.get(flood.remote())
 sys.stderr.write(fabric.get(nothing.remote()))
 fabric.shutdown()
 sys.stderr.write(", the session ends")
-sys.stderr.flush()
-import os
-os._exit(0)
 """
 
 ONE_OF_TWO = """
@@ -215,6 +212,7 @@ def test_a_terminal_that_takes_nothing_stops_neither_calls_nor_the_end() -> None
         assert program.stderr is not None  # its output is read by nobody, and stands still
         lines = [line for line in program.stderr if not LEFT_OUT.match(line)]
         assert lines == ["calls go on, the session ends"]
+        assert program.wait(PATIENCE_S) == 0
 
 
 def test_drivers_of_one_cluster_see_their_own_workers_only() -> None:
