@@ -78,12 +78,14 @@ def init(
     resources: Mapping[str, float] | None = None,
     object_store_memory: int | None = None,
     namespace: str | None = None,
+    log_to_driver: bool = True,
 ) -> Context:
     """Begin a session: in the cluster named, else the one FABRIC_ADDRESS names, else a private
     fabric.
 
     ``"auto"`` is the cluster that `fabric up` started on this machine. ``num_cpus``, ``num_gpus``,
     ``resources`` and ``object_store_memory`` (bytes) describe this machine to a private fabric.
+    ``log_to_driver`` has what workers print appear here, with ``(name node/pid)`` before each line.
     Saying the same twice is fine; something else while a session goes on is an
     `AlreadyRunningError`.
     """
@@ -95,6 +97,7 @@ def init(
         "resources": dict(resources) if resources is not None else None,
         "object_store_memory": object_store_memory,
         "namespace": namespace,
+        "log_to_driver": None if log_to_driver else False,
     }
     totals = check_totals(num_cpus, num_gpus, resources)
     with _session_lock:
@@ -136,7 +139,9 @@ def _begin(where: str, asked: Mapping[str, Any], totals: dict[str, float]) -> cl
             "The resources of a cluster that runs cannot be chosen by `init`.",
             advice="Leave them out, or give them to `fabric up`.",
         )
-    client = start.new_driver(place, asked["namespace"], limits)
+    client = start.new_driver(
+        place, asked["namespace"], limits, wants_output=asked["log_to_driver"] is None
+    )
     try:
         start.connect(client, private)
     except BaseException:

@@ -22,7 +22,7 @@ from fabric.protocol.values import (
     Value,
 )
 
-PROTOCOL = 1
+PROTOCOL = 2
 """The wire integer: two processes talk only if theirs are equal."""
 
 
@@ -40,6 +40,7 @@ class RegisterClient(Message, frozen=True, array_like=True, tag="register_client
     is_driver: bool
     job: JobSpec
     entrypoint: str
+    wants_output: bool = False
 
 
 class ClientRegistered(Message, frozen=True, array_like=True, tag="client_registered", gc=False):
@@ -98,6 +99,28 @@ class ClientDied(Message, frozen=True, array_like=True, tag="client_died", gc=Fa
     """node -> every client. That one is gone: owners forget its borrows, borrowers its objects."""
 
     client: Incarnation
+
+
+class OutputWritten(Message, frozen=True, array_like=True, tag="output_written", gc=False):
+    """node -> driver. A worker of yours wrote these lines; so many before them are left out."""
+
+    pid: int
+    name: str
+    is_error: bool
+    text: bytes
+    omitted: int = 0
+
+
+class OutputShown(Message, frozen=True, array_like=True, tag="output_shown", gc=False):
+    """driver -> node. So many bytes more of that are printed: there is room for others."""
+
+    nbytes: int
+
+
+class FlushOutput(Message, frozen=True, array_like=True, tag="flush_output", gc=False):
+    """driver -> node -> driver. I am about to leave: send what is written, and this behind it."""
+
+    request: CallId
 
 
 # -------------------------------------------------------------------------- calls, client to worker
@@ -314,8 +337,7 @@ class GetNamedActor(Message, frozen=True, array_like=True, tag="get_named_actor"
 class NamedActor(Message, frozen=True, array_like=True, tag="named_actor", gc=False):
     """control store -> node -> client. That one, or nobody.
 
-    ``spec`` is without the constructor's arguments. Also the answer to `CreateActor` with
-    ``get_if_exists`` whose name is taken: ``request`` is then the call id of the id not used.
+    ``spec`` is without the constructor's arguments. `CreateActor` may have this answer, too.
     """
 
     request: CallId
@@ -465,15 +487,14 @@ class ViewChanged(Message, frozen=True, array_like=True, tag="view_changed", gc=
 
 AnyMessage = (
     RegisterClient | ClientRegistered | UnregisterClient | RequestLease | LeaseGranted
-    | Unschedulable | ReturnLease | WorkerDied | ClientDied
+    | Unschedulable | ReturnLease | WorkerDied | ClientDied | OutputWritten | OutputShown
     | DefineJob | DefineFunction | RunCalls | CallsDone | CallsReturned | Taken
     | WorkerReady | RecallLease | LeaseReturned | WorkerBlocked | WorkerResumed | EndWorker
     | Allocate | Allocated | AllocationFailed | SealObject | FreeObjects
     | AddBorrower | BorrowerAdded | Release | WantObject | ObjectReady
     | CreateActor | ActorRefused | WatchActor | ActorChanged | EndActor | GetNamedActor | NamedActor
     | PlaceActor | StartActor | ActorStarted | ActorFailed | StopActor
-    | PutFunction | GetFunction | FunctionFound
+    | PutFunction | GetFunction | FunctionFound | FlushOutput | GetView | View | ViewChanged
     | JoinNode | NodeJoined | NodeHeartbeat | NodeFenced | RegisterJob | EndJob
-    | GetView | View | ViewChanged
 )  # fmt: skip
 """The closed set of messages; a frame's body is a list of them."""

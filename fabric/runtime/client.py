@@ -18,11 +18,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import msgspec
-
 from fabric.config import Limits
 from fabric.core.client.client import ClientMachine
-from fabric.core.effects import Effect, Reply, Resolve, WriteSegment
+from fabric.core.effects import Effect, Reply, Resolve, ShowOutput, WriteSegment
 from fabric.core.endpoint import Endpoint
 from fabric.core.events import (
     Ask,
@@ -44,7 +42,6 @@ from fabric.exceptions import (
 from fabric.failures import load_failure
 from fabric.ids import (
     ActorId,
-    Address,
     CallId,
     FunctionId,
     Incarnation,
@@ -58,7 +55,9 @@ from fabric.refs import ObjectRef
 from fabric.runtime.arguments import pack
 from fabric.runtime.large_values import LargeValues
 from fabric.runtime.questions import Questions
+from fabric.runtime.settings import Place
 from fabric.runtime.shared_refs import SharedRefs
+from fabric.runtime.terminal import Terminal
 from fabric.runtime.turns import Turns
 from fabric.runtime.waits import Waiting
 from fabric.serialization import Dumped, dump, function_id, load
@@ -79,16 +78,6 @@ LINGER_S = 0.2
 """Last words may take this long to leave."""
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where a client belongs: which fabric, which node, which directories."""
-
-    cluster: str
-    node: Address
-    control: Address
-    runtime_directory: str
-    store_directory: str
-
-
 class Client:
     """See the module."""
 
@@ -102,6 +91,7 @@ class Client:
         is_driver: bool,
         entrypoint: str = "",
         blocking: Blocking | None = None,
+        wants_output: bool = False,
     ) -> None:
         self.me = incarnation
         self.pid = os.getpid()
@@ -121,7 +111,9 @@ class Client:
             is_driver=is_driver,
             pid=self.pid,
             entrypoint=entrypoint,
+            wants_output=wants_output,
         )
+        self.terminal = Terminal(lambda event: self.tell(event), place) if wants_output else None
         self.tell: Callable[[Event], None] = _nobody_hears
         self.why_closed: FabricError | None = None
         self.failure: BaseException | None = None  # of the loop thread
@@ -184,6 +176,8 @@ class Client:
             if self.why_closed is not None:
                 return
             self.why_closed = SessionEndedError("The session of this ref or handle is over.")
+        if self.terminal is not None:
+            self.terminal.finish(self)
         self.tell(Leave())
         self.turns.close()
         self.tell = _nobody_hears
@@ -221,6 +215,8 @@ class Client:
             self._on_reply(effect.request, effect.message)  # type: ignore[attr-defined]
         elif kind is WriteSegment:
             self.large.questions.answer(effect.object_id, effect)  # type: ignore[attr-defined]
+        elif kind is ShowOutput and self.terminal is not None:
+            self.terminal.show(effect)  # type: ignore[arg-type]
         else:
             raise TypeError(f"a client cannot perform {effect!r}")
 

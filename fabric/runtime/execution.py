@@ -20,6 +20,8 @@ from fabric.ids import FunctionId
 from fabric.images import Dumped
 from fabric.protocol.messages import DefineFunction, DefineJob
 from fabric.protocol.values import Failure, JobSpec, Sealed, Value
+from fabric.runtime import stdio
+from fabric.runtime.marks import encode_name
 from fabric.runtime.segments import SegmentMoved, open_segment, segment_path
 from fabric.serialization import dump, load, load_arguments, load_function
 
@@ -32,13 +34,15 @@ EXITED = Failure("actor_died", "the actor ended itself by `fabric.exit_actor()`"
 class Execution:
     """See the module."""
 
-    def __init__(self, node: str, store_directory: str) -> None:
+    def __init__(self, node: str, store_directory: str, say_name: Callable[[bytes], None]) -> None:
         self.node = node
         self.store_directory = store_directory
         self.job: JobSpec | None = None
         self.instance: Any = None
         self.has_exited = False
         self.result: Any = None  # of the last call: refs in it live until they are handed over
+        self._say_name = say_name  # for output that does not say whose it is
+        self._said = ""
         self._names: dict[FunctionId, str] = {}
         self._pickled: dict[FunctionId, bytes] = {}
         self._loaded: dict[FunctionId, Callable[..., Any]] = {}
@@ -68,6 +72,8 @@ class Execution:
             name = f"{running.class_name}.{call.method}"
         running.call_id, running.task, running.attempt = call.call_id, name, call.attempt
         running.depth = run.depth
+        if name is not self._said and not call.method:
+            self._show_name(name)
         try:
             if call.method:
                 function = getattr(self.instance, call.method)
@@ -82,7 +88,13 @@ class Execution:
             failure = self._failure(error, name)
             return [failure] * call.returns
         finally:
+            if stdio.pending:
+                stdio.flush_call()
             running.call_id = None
+
+    def _show_name(self, name: str) -> None:
+        self._said = name
+        self._say_name(encode_name(name))
 
     def make_actor(self, effect: BecomeActor) -> Failure | None:
         """Run the constructor; why it failed, if it did."""
@@ -90,11 +102,14 @@ class Execution:
         running.actor_id, running.class_name = spec.actor_id, spec.class_name
         running.restarts = effect.incarnation - 1
         running.task, running.depth = f"{spec.class_name}.__init__", 0
+        self._show_name(spec.class_name)
         try:
             actor_class = self._load(spec.function)
             self.instance = self._call(actor_class, spec.args, spec.inputs)
         except (Exception, KeyboardInterrupt) as error:
             return self._failure(error, running.task, "actor_died")
+        finally:
+            stdio.flush_call()
         return None
 
     def _load(self, function: FunctionId) -> Callable[..., Any]:

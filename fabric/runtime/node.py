@@ -15,6 +15,7 @@ from types import FrameType
 
 from fabric.core.effects import (
     CreateSegment,
+    DrainOutput,
     Effect,
     Exit,
     RecycleSegment,
@@ -24,14 +25,14 @@ from fabric.core.effects import (
     WatchProcess,
 )
 from fabric.core.endpoint import Endpoint
-from fabric.core.events import ProcessEnded, SegmentRecycled, ShutDown
+from fabric.core.events import OutputDrained, ProcessEnded, SegmentRecycled, ShutDown
 from fabric.core.node.node import NodeMachine
 from fabric.ids import Address, Incarnation
 from fabric.runtime import sockets
 from fabric.runtime.loop import Loop
 from fabric.runtime.poke import Poke
 from fabric.runtime.segments import SegmentFiles
-from fabric.runtime.settings import FabricSettings, write_atomically
+from fabric.runtime.settings import LOGS, FabricSettings, write_atomically
 from fabric.runtime.worker import main as worker_main
 from fabric.runtime.workers import WorkerProcesses
 from fabric.runtime.zygote import start_zygote
@@ -55,7 +56,7 @@ class NodeProcess:
             node=settings.node,
             runtime_directory=settings.runtime_directory,
             cluster=settings.cluster,
-            log_directory=os.path.join(settings.runtime_directory, "logs"),
+            log_directory=os.path.join(settings.runtime_directory, LOGS),
             limits=settings.limits,
             environment={"FABRIC_STORE": settings.store_directory},
         )
@@ -86,6 +87,7 @@ class NodeProcess:
         self.loop.dial(settings.control)
         self.loop.subscribe(settings.control)
         self.loop.watch(self.workers.fileno(), self._hear_workers)
+        self.loop.watch(self.workers.output.fileno(), self._hear_output)
         self._watch_pid(control_pid, self._on_control_end)
         if settings.driver_pid:
             self._watch_pid(settings.driver_pid, self._on_driver_end)
@@ -96,7 +98,9 @@ class NodeProcess:
         if self.settings.address_path:
             self._announce()
         while self.exit_reason is None:
-            self.loop.turn(3600.0)
+            self.loop.turn(self.workers.output.patience_s(3600.0))
+            self.workers.output.tell_unfinished()
+            self._tell_written()
         print(f"node {self.settings.node} ends: {self.exit_reason}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -124,6 +128,10 @@ class NodeProcess:
                 self.loop.tell(SegmentRecycled(segment, is_free))
             case UnlinkSegment(segment):
                 self.files.unlink(segment)
+            case DrainOutput(request, workers):
+                self.workers.output.hear_all(workers)
+                self._tell_written()
+                self.loop.tell(OutputDrained(request))
             case WatchProcess(client, pid):
                 self._watch_client(client, pid)
             case Exit(reason):
@@ -132,9 +140,19 @@ class NodeProcess:
                 raise TypeError(f"a node cannot perform {effect!r}")
 
     def _hear_workers(self) -> None:
-        for exited in self.workers.ended():
+        exits = self.workers.ended()
+        self._tell_written()
+        for exited in exits:
             self.loop.tell(exited)
             self.loop.hangup(Address("w:" + exited.worker.hex()))
+
+    def _hear_output(self) -> None:
+        self.workers.output.hear()
+        self._tell_written()
+
+    def _tell_written(self) -> None:
+        for written in self.workers.output.take():
+            self.loop.tell(written)
 
     def _watch_client(self, client: Incarnation, pid: int) -> None:
         def ended() -> None:

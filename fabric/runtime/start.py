@@ -14,7 +14,7 @@ from fabric.config import Limits
 from fabric.exceptions import ClusterError, ConfigError
 from fabric.ids import Incarnation, JobId, address
 from fabric.protocol.values import JobSpec
-from fabric.runtime.client import Client, Place
+from fabric.runtime.client import Client
 from fabric.runtime.directories import (
     fabric_home,
     remove_runtime_directory,
@@ -24,7 +24,7 @@ from fabric.runtime.directories import (
 )
 from fabric.runtime.home import find_running
 from fabric.runtime.launch import START_S, default_store_bytes, end_process, launch, tail_of
-from fabric.runtime.settings import FabricSettings, resource_units
+from fabric.runtime.settings import FabricSettings, Place, resource_units
 
 FAILED_LOG = "failed-start.log"
 """In `fabric_home`: what the last private fabric said that did not start."""
@@ -115,7 +115,9 @@ def start_private(
 # ---------------------------------------- the driver
 
 
-def new_driver(place: Place, namespace: str | None, limits: Limits) -> Client:
+def new_driver(
+    place: Place, namespace: str | None, limits: Limits, *, wants_output: bool = True
+) -> Client:
     """The client of a driver, not yet started."""
     incarnation = Incarnation(os.urandom(8))
     job = JobSpec(
@@ -125,7 +127,15 @@ def new_driver(place: Place, namespace: str | None, limits: Limits) -> Client:
         namespace or incarnation.hex(),
     )
     entrypoint = " ".join(sys.argv)[:1000]
-    return Client(incarnation, place, job, limits, is_driver=True, entrypoint=entrypoint)
+    return Client(
+        incarnation,
+        place,
+        job,
+        limits,
+        is_driver=True,
+        entrypoint=entrypoint,
+        wants_output=wants_output,
+    )
 
 
 def connect(client: Client, private: PrivateFabric | None) -> None:

@@ -40,6 +40,7 @@ from fabric.runtime.execution import EXITED, Execution, Outcome
 from fabric.runtime.loop import Loop
 from fabric.runtime.poke import Poke
 from fabric.runtime.segments import SegmentWriter, segment_path
+from fabric.runtime.settings import Place
 from fabric.runtime.words import Word
 from fabric.runtime.zygote import WorkerLaunch
 
@@ -64,8 +65,8 @@ class WorkerShell:
         self.machine = WorkerMachine(
             address("w", self.me), launch.node, launch.limits, pid=os.getpid()
         )
-        self.execution = Execution(launch.node, self.store_directory)
         self.word = Word(launch.words_path, launch.slot)
+        self.execution = Execution(launch.node, self.store_directory, self.word.name)
         self.writer = SegmentWriter()
         self.context = sockets.new_context()
         self.loop = Loop(
@@ -341,7 +342,7 @@ def new_worker_client(
     launch: WorkerLaunch, job: JobSpec, store_directory: str, blocking: Watchdog
 ) -> clients.Client:
     """The client of this worker, for what its calls submit."""
-    place = clients.Place(
+    place = Place(
         launch.cluster, launch.node, Address(""), launch.runtime_directory, store_directory
     )
     client = clients.Client(

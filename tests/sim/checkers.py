@@ -4,13 +4,14 @@ They hear what machines hear, what clients are told and what workers begin, and 
 What a machine can see alone it checks itself, after every turn of it.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fabric.core.effects import BecomeActor, Run
 from fabric.core.events import Event, KillActor, Submit, SubmitToActor
 from fabric.ids import ActorId, Address, CallId, ObjectId, call_of, owner_of
-from fabric.protocol.messages import ActorChanged, View, ViewChanged, WorkerDied
+from fabric.protocol.messages import ActorChanged, OutputWritten, View, ViewChanged, WorkerDied
 from fabric.protocol.records import ActorRecord, Record
 from fabric.protocol.values import ActorView, Failure, Sealed, Value
 from tests.sim.refs import Content, decoded
@@ -164,6 +165,39 @@ class Memory:
                 raise Violation(f"I2: actor {actor_id.hex()} was told to be {life, state}")
 
 
+class Output:
+    """I10: each line that a job's workers print is shown to its driver once, or counted."""
+
+    def __init__(self) -> None:
+        self.wrote: dict[bytes, dict[bytes, None]] = {}  # driver → lines
+        self.seen: dict[bytes, dict[bytes, None]] = {}
+        self.lines = 0
+        self.omitted: Counter[bytes] = Counter()
+
+    def write(self, job: bytes, count: int) -> bytes:
+        """What a worker of that job prints: lines that nobody has printed before."""
+        lines = [b"%d" % number for number in range(self.lines, self.lines + count)]
+        self.lines += count
+        self.wrote.setdefault(job, {}).update(dict.fromkeys(lines))
+        return b"".join(line + b"\n" for line in lines)
+
+    def shown(self, driver: bytes, message: OutputWritten) -> None:
+        """A driver prints that."""
+        self.omitted[driver] += message.omitted
+        seen = self.seen.setdefault(driver, {})
+        for line in message.text.splitlines():
+            if line in seen or line not in self.wrote[driver]:
+                raise Violation(f"I10: {driver.hex()} shows {line!r}, twice or of another job")
+            seen[line] = None
+
+    def flushed(self, driver: bytes) -> None:
+        """It was told that this is all."""
+        wrote, seen = len(self.wrote.get(driver, {})), len(self.seen.get(driver, {}))
+        if wrote != seen + self.omitted[driver]:
+            story = f"{wrote} lines written, {seen} shown, {self.omitted[driver]} left out"
+            raise Violation(f"I10: {driver.hex()} leaves with {story}")
+
+
 class Checkers:
     """All of them, and those that need the whole simulation."""
 
@@ -173,6 +207,7 @@ class Checkers:
         self.executions = Executions()
         self.actor_order = ActorOrder()
         self.memory = Memory()
+        self.output = Output()
         self.calls = 0
 
     def heard(self, shell: "Shell", source: Address, message: Any) -> None:

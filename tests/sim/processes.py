@@ -5,6 +5,7 @@ its memory along; what it had said may still arrive, its shared word is read by 
 control store comes back from what its journal had written, under a new epoch.
 """
 
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -15,6 +16,7 @@ from fabric.core.effects import (
     BecomeActor,
     Commit,
     CreateSegment,
+    DrainOutput,
     Effect,
     Exit,
     Learn,
@@ -30,12 +32,15 @@ from fabric.core.effects import (
 )
 from fabric.core.events import (
     ActorMade,
+    Ask,
     CallOverran,
     CallRan,
     Leave,
+    OutputDrained,
     Register,
     SegmentRecycled,
     WorkerExited,
+    WorkerWrote,
 )
 from fabric.core.node.node import NodeMachine
 from fabric.core.worker import WorkerMachine
@@ -49,7 +54,7 @@ from fabric.ids import (
     incarnation_of,
     object_id,
 )
-from fabric.protocol.messages import DefineJob
+from fabric.protocol.messages import DefineJob, FlushOutput
 from fabric.protocol.records import EpochRecord, Record
 from fabric.protocol.values import (
     UNIT,
@@ -126,13 +131,20 @@ class DriverProcess(SimProcess):
         self.is_finished = True
 
     def leave(self) -> None:
-        """End in order."""
+        """End in order, after all output has come."""
+        if self.world.draw.output is None or not self.is_alive:
+            self._leave(None)
+            return
+        request = self.client.refs.next_call()
+        self.client.questions[request] = self._leave
+        self.client.tell_client(Ask(request, FlushOutput(request)))
+
+    def _leave(self, answer: Any) -> None:
+        if isinstance(answer, FlushOutput):
+            self.simulation.checkers.output.flushed(self.me)
         if self.is_alive:
             self.client.tell(Leave())
-            self.world.after(1.0, self._leave)
-
-    def _leave(self) -> None:
-        self.end(is_orderly=True)
+            self.world.after(1.0, partial(self.end, is_orderly=True))
 
 
 class Worker(Shell):
@@ -175,6 +187,7 @@ class Worker(Shell):
         caller = incarnation_of(run.caller)
         self.word[caller, run.lease] = (call.number, False)
         self.simulation.checkers.began(self, run)
+        self._print()
         self.home.need_client().depth = run.depth + 1
         client = self.home.client
         started = self.world.now
@@ -187,6 +200,15 @@ class Worker(Shell):
 
         self.world.after(self.limits.window_s + 0.01, self._overran, run)
         self._start(program, ended)
+
+    def _print(self) -> None:
+        """Some lines, as the node's process would tell them."""
+        random = self.world.draw.output
+        node = self.home.node.shell
+        if random is None or not node.is_alive or random.random() < 0.3:
+            return
+        text = self.simulation.checkers.output.write(self.home.job.job, random.randint(1, 4))
+        node.tell(WorkerWrote(self.home.me, random.random() < 0.5, "model", text))
 
     def _may_go(self, action: Any, *args: Any) -> bool:
         if self.is_alive and self.process.paused_until > self.world.now:
@@ -335,6 +357,8 @@ class Node(Shell):
             self.tell(SegmentRecycled(effect.segment, is_free))
         elif isinstance(effect, UnlinkSegment):
             store.unlink(effect.segment)
+        elif isinstance(effect, DrainOutput):
+            self.tell(OutputDrained(effect.request))
         elif isinstance(effect, WatchProcess):
             self.simulation.watch(effect.client, self)
         elif isinstance(effect, Exit):

@@ -9,7 +9,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fabric.core.client.client import ClientMachine
-from fabric.core.effects import Drain, Effect, Hangup, Reply, Resolve, Transmit, WriteSegment
+from fabric.core.effects import (
+    Drain,
+    Effect,
+    Hangup,
+    Reply,
+    Resolve,
+    ShowOutput,
+    Transmit,
+    WriteSegment,
+)
 from fabric.core.endpoint import Endpoint
 from fabric.core.events import (
     Ask,
@@ -17,6 +26,7 @@ from fabric.core.events import (
     CallResumed,
     Drained,
     Event,
+    OutputPrinted,
     PeerLost,
     SegmentWritten,
     WantSegment,
@@ -207,7 +217,14 @@ class Client(Shell):
         limits = process.simulation.limits
         place = address("c", me)
         machine = ClientMachine(
-            place, node, job, limits, is_driver=is_driver, pid=process.pid, entrypoint="sim"
+            place,
+            node,
+            job,
+            limits,
+            is_driver=is_driver,
+            pid=process.pid,
+            entrypoint="sim",
+            wants_output=is_driver and process.world.draw.output is not None,
         )
         super().__init__(process, place, machine)
 
@@ -243,6 +260,10 @@ class Client(Shell):
             waiting = self.writes.pop(effect.object_id, None)
             if waiting is not None:
                 waiting(effect)
+        elif isinstance(effect, ShowOutput):
+            self.simulation.checkers.output.shown(self.me, effect.message)
+            printed = OutputPrinted(effect.node, len(effect.message.text))
+            self.world.after(self.world.draw.output.random() * 0.1, self.tell, printed)
         elif isinstance(effect, Drain):
             at = self.network.quiet_at(effect.peer, self.address)
             self.world.at(at, self.world.after, 0.0, self.tell, Drained(effect.peer))

@@ -7,6 +7,7 @@ there is, which may be none. Who acts, and what happens, is in the other modules
 import heapq
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -25,6 +26,10 @@ class Draw:
         self.random = random = Random(f"draw {seed}")
         some = self._some
         self.limits = draw_limits(random)
+        # a generator of its own, in every fourth seed: the others keep the histories they had
+        self.output = Random(f"output {seed}") if seed % 4 == 0 else None
+        if self.output is not None:
+            self.limits = draw_output(self.limits, self.output)
         self.drivers = random.choice((1, 1, 2))
         self.steps = random.choice((4, 12, 30))
         self.cpus = random.choice((1, 2, 4))
@@ -92,6 +97,17 @@ def draw_limits(random: Random) -> Limits:
         dead_actors_max=pick((2, 1000)),
         ended_jobs_max=pick((1, 1000)),
         answers_kept_max=pick((3, 10_000)),
+    )
+
+
+def draw_output(limits: Limits, random: Random) -> Limits:
+    """What machines look at when workers print."""
+    pick = random.choice
+    return replace(
+        limits,
+        output_lines_per_s_max=pick((1, 7, 1000)),
+        output_bytes_per_s_max=pick((40, 1 << 20)),
+        output_bytes_max=pick((40, 1 << 20)),
     )
 
 

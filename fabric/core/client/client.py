@@ -16,7 +16,7 @@ from fabric.core.client.calls import Calls, PendingCall
 from fabric.core.client.leases import ShapeQueue
 from fabric.core.client.references import References
 from fabric.core.client.tasks import Tasks
-from fabric.core.effects import Effect, Hangup, Reply, Resolve, Send
+from fabric.core.effects import Effect, Hangup, Reply, Resolve, Send, ShowOutput
 from fabric.core.events import (
     Ask,
     Await,
@@ -29,6 +29,7 @@ from fabric.core.events import (
     KillActor,
     Leave,
     MakeActor,
+    OutputPrinted,
     PeerLost,
     Put,
     Register,
@@ -57,11 +58,14 @@ from fabric.protocol.messages import (
     ClientRegistered,
     DefineFunction,
     DefineJob,
+    FlushOutput,
     FunctionFound,
     GetFunction,
     LeaseGranted,
     NamedActor,
     ObjectReady,
+    OutputShown,
+    OutputWritten,
     PutFunction,
     RegisterClient,
     Release,
@@ -91,13 +95,14 @@ class ClientMachine:
         is_driver: bool,
         pid: int = 0,
         entrypoint: str = "",
+        wants_output: bool = False,
     ) -> None:
         self.address = address
         self.me = incarnation_of(address)
         self.node = node
         self.job = job
         self.limits = limits
-        self.hello = RegisterClient(pid, is_driver, job, entrypoint)
+        self.hello = RegisterClient(pid, is_driver, job, entrypoint, wants_output)
         self.calls = Calls()
         self.tasks = Tasks(node, job.job, limits)
         self.actors = Actors(self.me, node, limits)
@@ -148,6 +153,9 @@ class ClientMachine:
             NamedActor: self.on_answer,
             FunctionFound: self.on_answer,
             View: self.on_answer,
+            FlushOutput: self.on_answer,
+            OutputWritten: self.on_output_written,
+            OutputPrinted: self.on_output_printed,
             ClientRegistered: self.on_client_registered,
             Leave: self.on_leave,
         }
@@ -450,7 +458,10 @@ class ClientMachine:
         return [Send(self.node, asked)] if len(requests) == 1 else []
 
     def on_answer(
-        self, source: Address, message: NamedActor | FunctionFound | View, now: float
+        self,
+        source: Address,
+        message: NamedActor | FunctionFound | View | FlushOutput,
+        now: float,
     ) -> list[Effect]:
         """Its answer."""
         key = message.function if isinstance(message, FunctionFound) else message.request
@@ -461,6 +472,18 @@ class ClientMachine:
     ) -> list[Effect]:
         """The node knows us."""
         return [Reply(b"registered", message)]
+
+    def on_output_written(
+        self, source: Address, message: OutputWritten, now: float
+    ) -> list[Effect]:
+        """Our workers' words, for the user to see."""
+        return [ShowOutput(source, message)]
+
+    def on_output_printed(
+        self, source: Address, message: OutputPrinted, now: float
+    ) -> list[Effect]:
+        """They are seen: their node may send more."""
+        return [Send(message.node, OutputShown(message.nbytes))]
 
     def on_leave(self, source: Address, message: Leave, now: float) -> list[Effect]:
         """Say goodbye; the node returns what we hold."""

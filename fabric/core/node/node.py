@@ -14,12 +14,15 @@ from fabric.core.effects import Effect, Exit, Hangup, Send, StopWorker, WatchPro
 from fabric.core.events import (
     ControlMoved,
     Event,
+    OutputDrained,
     PeerLost,
     ProcessEnded,
     SegmentRecycled,
     ShutDown,
     WorkerExited,
+    WorkerWrote,
 )
+from fabric.core.node.output import Output
 from fabric.core.node.residents import Resident, Residents
 from fabric.core.node.resources import Resources
 from fabric.core.node.scheduling import Scheduling
@@ -38,6 +41,7 @@ from fabric.protocol.messages import (
     CreateActor,
     EndActor,
     EndJob,
+    FlushOutput,
     FreeObjects,
     FunctionFound,
     GetFunction,
@@ -49,6 +53,7 @@ from fabric.protocol.messages import (
     NodeFenced,
     NodeHeartbeat,
     NodeJoined,
+    OutputShown,
     PlaceActor,
     PutFunction,
     RecallLease,
@@ -116,6 +121,7 @@ class NodeMachine:
         self.resources = self.scheduling.resources
         self.store = Store(store_prefix, store_bytes_max, limits, self._is_gone)
         self.residents = Residents(control, self.view, self._is_client)
+        self.output = Output(limits, self.staff, self._wants_output)
         self.clients: dict[Incarnation, RegisterClient] = {}
         self.gone: dict[bytes, None] = {}  # clients that were here, the latest
         self.epoch = 0
@@ -130,6 +136,10 @@ class NodeMachine:
             UnregisterClient: self.on_unregister_client,
             ProcessEnded: self.on_process_ended,
             ShutDown: self.on_shut_down,
+            WorkerWrote: self.output.on_worker_wrote,
+            OutputShown: self.output.on_output_shown,
+            FlushOutput: self.output.on_flush_output,
+            OutputDrained: self.output.on_output_drained,
             RequestLease: scheduling.on_request_lease,
             ReturnLease: scheduling.on_return_lease,
             LeaseReturned: scheduling.on_lease_returned,
@@ -185,6 +195,7 @@ class NodeMachine:
         effects += self.scheduling.serve(self._lacking(), now)
         effects += self.scheduling.end_surplus(now)
         effects += self.store.tick(now)
+        effects += self.output.tick(now)
         if self.epoch and now >= self._beat_at:
             self._beat_at = now + self.limits.node_heartbeat_s
             effects.append(Send(self.control, NodeHeartbeat(self.view())))
@@ -197,12 +208,14 @@ class NodeMachine:
         if store is not None:
             dues.append(store)
         dues += self.scheduling.dues()
+        dues += self.output.dues()
         return min(dues, default=None)
 
     def check(self) -> None:
         """Accounts balance, and workers are who they believe to be."""
         self.scheduling.check()
         self.residents.check()
+        self.output.check()
 
     def view(self) -> NodeView:
         """This node as everybody may know it."""
@@ -232,6 +245,10 @@ class NodeMachine:
 
     def _is_client(self, client: bytes) -> bool:
         return client in self.clients
+
+    def _wants_output(self, client: bytes) -> bool:
+        registered = self.clients.get(Incarnation(client))
+        return registered is not None and registered.wants_output
 
     def _is_gone(self, client: bytes) -> bool:
         return client in self.gone
@@ -269,6 +286,7 @@ class NodeMachine:
     def _client_gone(self, client: Incarnation, now: float) -> list[Effect]:
         """Its demands, leases and objects go; with a driver goes its job."""
         self.residents.client_died(client)
+        self.output.client_gone(client)
         registered = self.clients.pop(client, None)
         if registered is None:
             return []

@@ -385,6 +385,7 @@ class Scheduling:
         """A worker has started."""
         worker = self.staff.workers.get(incarnation_of(source))
         if worker is not None and worker.state == "starting":
+            worker.pid = message.pid
             worker.become("idle", now)
             self.staff.failed_starts = 0
         return []
