@@ -13,9 +13,10 @@ their own can do; such a map is not chunked.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import msgspec
@@ -58,29 +59,37 @@ class ChunkRunner:
         self._name = name
         self._is_star = is_star
 
-    def __call__(self, items: Sequence[Any]) -> tuple[float, list[Any]]:
-        """Seconds for all of them, and a value or `Failed` for each."""
-        function, is_star = self._function, self._is_star
+    def __call__(self, items: Sequence[Any]) -> tuple[float, int, list[Any]]:
+        """Seconds for all of them, how many failed, and a value or `Failed` for each."""
         results: list[Any] = []
+        failed = 0
         began = time.perf_counter()
-        for item in items:
+        calls = (itertools.starmap if self._is_star else map)(self._function, items)
+        while len(results) < len(items):
+            error: Exception
             try:
-                results.append(function(*item) if is_star else function(item))
-            except Exception as error:
-                results.append(Failed(dump_failure(error, task=self._name)))
-        return time.perf_counter() - began, results
+                results.extend(calls)  # keeps what came before one that raises
+                if len(results) == len(items):
+                    break
+                error = StopIteration()  # raised by the function: it looked like the end
+            except Exception as raised:
+                error = raised
+            results.append(Failed(dump_failure(error, task=self._name)))
+            failed += 1
+        return time.perf_counter() - began, failed, results
 
 
 class Chunk:
     """A run of items: submitted as one call, and later their results."""
 
-    __slots__ = ("ref", "results", "start", "stop")
+    __slots__ = ("failed", "ref", "results", "start", "stop")
 
     def __init__(self, start: int, stop: int, ref: Ref) -> None:
         self.start = start
         self.stop = stop
         self.ref = ref
         self.results: list[Any] | None = None
+        self.failed = 0  # of the results
 
 
 def map_calls(task: Task[Any, Any], iterables: tuple[Any, ...], chunk: int | None) -> Any:
@@ -95,9 +104,17 @@ def map_calls(task: Task[Any, Any], iterables: tuple[Any, ...], chunk: int | Non
     items: list[Any] = list(zip(*iterables, strict=False)) if is_star else list(iterables[0])
     if items:
         task._check_arguments(*(items[0] if is_star else items[:1]))
-    if any(map(_has_ref, items)):
+    if _have_refs(items):
         return [task.remote(*item) if is_star else task.remote(item) for item in items]
     return MappedCalls(task, items, is_star, chunk)
+
+
+def _have_refs(items: list[Any]) -> bool:
+    """Whether an item is a ref or a tuple with one. Looks at types first, all of them in C."""
+    kinds = set(map(type, items))
+    if not any(kind is tuple or issubclass(kind, ObjectRef) for kind in kinds):
+        return False
+    return any(map(_has_ref, items))
 
 
 def _has_ref(item: Any) -> bool:
@@ -163,10 +180,11 @@ class MappedCalls(Sequence[Ref]):
             if chunk.results is not None:  # the one who waits for all was faster
                 return
             try:
-                seconds, chunk.results = chunk.ref._load()
+                seconds, chunk.failed, chunk.results = chunk.ref._load()
             except BaseException:
                 # the call as a whole failed (its worker died, say): so did each of its items
                 seconds, chunk.results = CHUNK_S, self._all_failed(chunk)
+                chunk.failed = len(chunk.results)
             self._waiting -= 1
             if self._fixed_size is None:
                 self._adapt(seconds / max(1, chunk.stop - chunk.start))
@@ -247,7 +265,10 @@ class MappedCalls(Sequence[Ref]):
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 waits.wait_for_one(self._client, chunk.ref, left)
             self._on_back(chunk)
-            values.extend(_values(chunk.results or ()))
+            results = chunk.results or []
+            if chunk.failed:
+                raise load_failure(next(one for one in results if type(one) is Failed).failure)
+            values += results
             place += 1
         return values
 
@@ -259,15 +280,6 @@ class MappedCalls(Sequence[Ref]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} mapped calls>"
-
-
-def _values(results: Iterable[Any]) -> list[Any]:
-    """The values of a chunk; raises if one is a failure."""
-    listed = list(results)
-    for each in listed:
-        if type(each) is Failed:
-            raise load_failure(each.failure)
-    return listed
 
 
 def _as_sent(result: Any) -> Dumped | Failure:
