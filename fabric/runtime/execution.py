@@ -3,7 +3,7 @@
 It knows functions by hash, the job's environment, and the actor's instance if the worker is one. It
 turns inputs into arguments and results into images; where those go (inline or sealed), and when a
 call runs, is not decided here. Every error of user code becomes a `Failure`; only `SystemExit` ends
-the process, as it would anywhere.
+the process, as it would anywhere: the worker then leaves, and its node tells with what code.
 """
 
 import os
@@ -38,6 +38,7 @@ class Execution:
         self.job: JobSpec | None = None
         self.instance: Any = None
         self.has_exited = False
+        self.exit: SystemExit | None = None  # user code said so: the process is to end
         self.result: Any = None  # of the last call: refs in it live until they are handed over
         self._names: dict[FunctionId, str] = {}
         self._pickled: dict[FunctionId, bytes] = {}
@@ -61,7 +62,7 @@ class Execution:
             os.chdir(spec.working_dir)
 
     def run(self, run: Run) -> list[Outcome]:
-        """Run that call; one outcome for each result."""
+        """Run that call; one outcome for each result, and none if the code said `sys.exit`."""
         call = run.call
         name = call.method or self._names.get(call.function, "")
         if call.method and running.class_name:
@@ -78,7 +79,10 @@ class Execution:
         except ActorExit:
             self.has_exited = True
             return [EXITED] * max(call.returns, 1)
-        except (Exception, KeyboardInterrupt) as error:
+        except SystemExit as end:
+            self.exit = end
+            return []
+        except BaseException as error:
             failure = self._failure(error, name)
             return [failure] * call.returns
         finally:
@@ -93,7 +97,9 @@ class Execution:
         try:
             actor_class = self._load(spec.function)
             self.instance = self._call(actor_class, spec.args, spec.inputs)
-        except (Exception, KeyboardInterrupt) as error:
+        except SystemExit as end:
+            self.exit = end
+        except BaseException as error:
             return self._failure(error, running.task, "actor_died")
         return None
 
@@ -124,7 +130,11 @@ class Execution:
     def _failure(self, error: BaseException, name: str, kind: str = "task") -> Failure:
         if isinstance(error, FabricError) and not isinstance(error, SerializationError):
             error.__traceback__ = None
-        failure = dump_failure(error, task=name, node=self.node, pid=os.getpid())
+        try:
+            failure = dump_failure(error, task=name, node=self.node, pid=os.getpid())
+        except BaseException as worse:  # its own code ran, and raised what is no `Exception`
+            text = f"{type(error).__name__}, and {type(worse).__name__} when it was looked at"
+            failure = Failure("task", text)
         if kind == "task":
             return failure
         text = f"its constructor raised {traceback.format_exception_only(error)[-1].strip()}"

@@ -90,20 +90,23 @@ class WorkerShell:
     def run(self) -> None:
         """Hear, run, speak, until told to end."""
         self.watchdog.start()
-        with self.watchdog.loop_lock:
-            while not self.is_over:
-                if self._next is None:
-                    self._garbage.clear()
-                    self.loop.turn(math.inf)
-                    self._heard_at = time.monotonic()
-                else:
-                    task, self._next = self._next, None
-                    self._perform_task(task)
+        self.watchdog.loop_lock.acquire()
+        while not self.is_over:
+            if self._next is None:
+                self._garbage.clear()
+                self.loop.turn(math.inf)
+                self._heard_at = time.monotonic()
+            else:
+                task, self._next = self._next, None
+                self._perform_task(task)
+        self.watchdog.loop_lock.release()  # not if that raised: the lock may be lent then
         client = clients.client_or_none()
         if client is not None:
             client.close()
         self.loop.close(0.5)
         self.context.destroy(linger=500)
+        if self.execution.exit is not None:
+            raise self.execution.exit
 
     def _perform_task(self, task: Run | BecomeActor) -> None:
         if isinstance(task, BecomeActor):
@@ -111,9 +114,15 @@ class WorkerShell:
             failure = self.execution.make_actor(task)
             self._register_kept()
             self.watchdog.take_loop()
-            self.loop.tell(ActorMade(failure))
+            if self.execution.exit is None:
+                self.loop.tell(ActorMade(failure))
         else:
             self._run_call(task)
+        if self.execution.exit is not None:
+            self.is_over = True
+            self.loop.tell(
+                CallOverran()
+            )  # what was answered leaves, what has not started goes back
         if time.monotonic() - self._heard_at < LISTEN_S:
             self.loop.speak()
         else:
@@ -130,6 +139,11 @@ class WorkerShell:
         started = time.monotonic()
         self.word.start(caller, run.lease, call.number)
         outcomes = self.execution.run(run)
+        if (
+            self.execution.exit is not None
+        ):  # like a crash: the shared word says that it was running
+            self.watchdog.take_loop()
+            return
         self.word.finish()
         duration_us = int((time.monotonic() - started) * 1e6)
         contained: tuple[tuple[ObjectId, ...], ...] = ()
