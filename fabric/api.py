@@ -247,7 +247,8 @@ def wait(
     if len(set(checked)) != len(checked):
         raise ValueError("wait takes each ref once, and one of these is there twice")
     if not 0 < num_returns <= len(checked):
-        raise ValueError(f"num_returns must be 1 to {len(checked)}, not {num_returns}")
+        most = "1" if len(checked) == 1 else f"between 1 and {len(checked)}"
+        raise ValueError(f"num_returns must be {most}, as many refs are given, not {num_returns}")
     ready = [ref for ref in checked if ref._value is not None]
     if len(ready) < num_returns:
         pending = {ref for ref in checked if ref._value is None}

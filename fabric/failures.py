@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import msgspec
 
-from fabric.exceptions import FAILURES, FabricError, TaskError
+from fabric.exceptions import ADVICES, FAILURES, FabricError, TaskError
 from fabric.protocol.values import Failure
 from fabric.tracebacks import (
     Frames,
@@ -98,7 +98,7 @@ def dump_failure(error: BaseException, *, task: str = "", node: str = "", pid: i
 def failure_of(error: FabricError) -> Failure:
     """An error of the fabric's own as it travels: its kind and its sentence."""
     for kind, known in FAILURES.items():
-        if type(error) is known:
+        if type(error) is known and error.advice == ADVICES.get(kind, known.advice):
             return Failure(kind, error.text)
     return Failure("error", error.text or type(error).__name__)
 
@@ -236,7 +236,8 @@ def load_failure(failure: Failure) -> BaseException:
     """The error to raise for a failure, made anew each time: raising adds to its traceback."""
     raised = _raised(failure.pickled)
     if failure.kind != "task":
-        error = FAILURES.get(failure.kind, FabricError)(failure.text)
+        kind = FAILURES.get(failure.kind, FabricError)
+        error = kind(failure.text, advice=ADVICES.get(failure.kind))
         if raised is not None:
             error.__cause__ = _load_raised(raised)
         return error

@@ -8,7 +8,6 @@ the process, as it would anywhere: the worker then leaves, and its node tells wi
 
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from fabric.protocol.messages import DefineFunction, DefineJob
 from fabric.protocol.values import Failure, JobSpec, Sealed, Value
 from fabric.runtime.segments import SegmentMoved, open_segment, segment_path
 from fabric.serialization import dump, load, load_arguments, load_function
+from fabric.tracebacks import brief_error, type_name
 
 Outcome = Dumped | Failure
 """One result of a call: an image of the value, or why there is none."""
@@ -137,7 +137,7 @@ class Execution:
             failure = Failure("task", text)
         if kind == "task":
             return failure
-        text = f"its constructor raised {traceback.format_exception_only(error)[-1].strip()}"
+        text = f"the constructor of {running.class_name} raised {brief_error(error)}"
         return Failure(kind, text, failure.pickled)
 
 
@@ -148,9 +148,17 @@ def _outcomes(result: Any, returns: int, name: str) -> list[Outcome]:
         return []
     values = list(result) if isinstance(result, (tuple, list)) else None
     if values is None or len(values) != returns:
-        got = f"{len(values)} values" if values is not None else f"a {type(result).__name__}"
-        raise ValueError(f"{name} has num_returns={returns} but returned {got}")
+        raise ValueError(
+            f"{name} has num_returns={returns}, but returned {_returned(result, values)}"
+        )
     return [_outcome(value) for value in values]
+
+
+def _returned(result: Any, values: list[Any] | None) -> str:
+    """What came in place of a tuple or list of the right length."""
+    if values is not None:
+        return f"{len(values)} value{'' if len(values) == 1 else 's'}"
+    return "None" if result is None else f"one value, of type {type_name(type(result))}"
 
 
 def _outcome(value: Any) -> Outcome:

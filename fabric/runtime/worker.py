@@ -186,15 +186,20 @@ class WorkerShell:
             self.loop.turn(math.inf)
         room: WriteSegment | None = self._room
         if room is None:
-            return Failure("worker_crashed", "its worker was ended before the result was written")
+            text = f"{running.task} was ended with its worker before its result was written"
+            return Failure("worker_crashed", text)
         if room.failure is not None:
-            return room.failure
+            return Failure(
+                room.failure.kind, f"for a result of {running.task}: {room.failure.text}"
+            )
         path = segment_path(self.store_directory, room.segment)
         try:
             self.writer.trim()
             self.writer.write(path, room.generation, outcome, room.is_warm)
         except OSError as error:
-            text = f"a result of {nbytes:,} bytes could not be written: {error.strerror}"
+            text = (
+                f"a result of {running.task}, {nbytes:,} bytes, cannot be written: {error.strerror}"
+            )
             return Failure("store_full", text)
         self.loop.tell(SegmentWritten(name, attempt))
         return Sealed(room.segment, room.generation, nbytes, incarnation_of(self.launch.node))
