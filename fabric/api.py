@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from fabric.config import load_limits
 from fabric.context import ActorExit, running
-from fabric.exceptions import AlreadyRunningError, ClusterError
+from fabric.exceptions import AlreadyRunningError, ClusterError, FabricError
 from fabric.options import check_totals, resources_of
 from fabric.protocol.values import Failure, NodeView
 from fabric.refs import ObjectRef
 from fabric.runtime import client as clients
 from fabric.runtime import waits
+from fabric.tracebacks import beneath
 
 if TYPE_CHECKING:
     from fabric.runtime.start import PrivateFabric
@@ -188,6 +189,14 @@ def get(refs: Any, timeout: float | None = None) -> Any:
     Waits up to ``timeout`` seconds, then raises `GetTimeoutError`; 0 only looks. The first failure
     is raised at once, without waiting for the others.
     """
+    try:
+        return _get(refs, timeout)
+    except FabricError as error:
+        error.__traceback__ = beneath(error.__traceback__)
+        raise
+
+
+def _get(refs: Any, timeout: float | None) -> Any:
     if isinstance(refs, ObjectRef):
         return refs.get(timeout)
     gather = getattr(type(refs), "_gather", None)  # what `map` returns

@@ -13,7 +13,7 @@ from typing import Any
 
 from fabric.context import ActorExit, running
 from fabric.core.effects import BecomeActor, Run
-from fabric.exceptions import FabricError, ObjectLostError, SerializationError
+from fabric.exceptions import ObjectLostError, SerializationError
 from fabric.failures import dump_failure, failure_of
 from fabric.ids import FunctionId
 from fabric.images import Dumped
@@ -128,13 +128,7 @@ class Execution:
         return load(value)  # type: ignore[arg-type]  # calls with failed inputs are never sent
 
     def _failure(self, error: BaseException, name: str, kind: str = "task") -> Failure:
-        if isinstance(error, FabricError) and not isinstance(error, SerializationError):
-            error.__traceback__ = None
-        try:
-            failure = dump_failure(error, task=name, node=self.node, pid=os.getpid())
-        except BaseException as worse:  # its own code ran, and raised what is no `Exception`
-            text = f"{type(error).__name__}, and {type(worse).__name__} when it was looked at"
-            failure = Failure("task", text)
+        failure = dump_failure(error, task=name, node=self.node, pid=os.getpid())
         if kind == "task":
             return failure
         text = f"the constructor of {running.class_name} raised {brief_error(error)}"

@@ -22,6 +22,7 @@ from fabric.ids import brief
 from fabric.protocol.values import Failure
 from fabric.refs import ObjectRef, Waiter
 from fabric.runtime.reasons import why_waiting
+from fabric.tracebacks import beneath
 
 if TYPE_CHECKING:
     import asyncio
@@ -283,7 +284,7 @@ def future_of(client: Client, ref: Ref) -> Future[Any]:
         try:
             value = ref._load()
         except BaseException as error:
-            future.set_exception(error)
+            future.set_exception(error.with_traceback(beneath(error.__traceback__)))
         else:
             future.set_result(value)
 
