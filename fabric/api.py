@@ -230,7 +230,11 @@ def _checked(refs: Any, verb: str) -> list[Ref]:
 
 def put(value: T) -> ObjectRef[T]:
     """Keep a value, unchangeable from now on, and return a ref to it."""
-    ref: ObjectRef[T] = clients.current_client().put(value)
+    try:
+        ref: ObjectRef[T] = clients.current_client().put(value)
+    except FabricError as error:
+        error.__traceback__ = beneath(error.__traceback__)
+        raise
     return ref
 
 

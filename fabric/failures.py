@@ -67,6 +67,8 @@ HOPS = "_fabric_hops"
 """On them, too: how many tasks have passed the error on."""
 
 PASSED_ON = "passed on by"
+NODE_CHARS = 10
+"""Of a node's address, ``n:1f3a9c00``: what people need to find it."""
 
 
 class Raised(msgspec.Struct, array_like=True):
@@ -91,8 +93,13 @@ State = tuple[tuple[Any, ...], dict[str, Any], dict[str, Any], Chain, Frames]
 # -- in the worker
 
 
-def dump_failure(error: BaseException, *, task: str = "", node: str = "", pid: int = 0) -> Failure:
-    """What a task raised, ready to travel; this never raises because of the exception."""
+def dump_failure(
+    error: BaseException, *, task: str = "", node: str = "", pid: int = 0, lines_beside: int = 0
+) -> Failure:
+    """What a task raised, ready to travel; this never raises because of the exception.
+
+    ``lines_beside`` is how many lines will be printed around it, if it is to be a cause.
+    """
     try:
         text = traceback_text(error)
     except BaseException as failed:  # user code runs in there: properties, odd notes, lazy modules
@@ -104,7 +111,7 @@ def dump_failure(error: BaseException, *, task: str = "", node: str = "", pid: i
         task,
         node,
         pid,
-        _pickled(error),
+        _pickled(error, lines_beside),
     )
     return Failure("task", brief_error(error), msgspec.msgpack.encode(raised))
 
@@ -117,12 +124,12 @@ def failure_of(error: FabricError) -> Failure:
     return Failure("error", error.text or type(error).__name__)
 
 
-def _pickled(error: BaseException) -> bytes:
+def _pickled(error: BaseException, lines_beside: int) -> bytes:
     """The exception as bytes that come back as the same type; empty if there are none."""
     for is_careful, exceptions_max in TRIES:
         # what fails, in whatever way, is tried with less of it; the texts travel in any case
         with contextlib.suppress(BaseException):
-            plan = plan_frames(error, exceptions_max)
+            plan = plan_frames(error, exceptions_max, lines_beside)
             file = LimitedFile(EXCEPTION_BYTES_MAX)
             exception_pickler()(file, plan, is_careful, exceptions_max).dump(error)
             pickled = file.getvalue()
@@ -317,9 +324,9 @@ def _note(error: BaseException, note: str) -> None:
 
 
 def _where(raised: Raised) -> str:
-    parts = [f"task `{raised.task}`" if raised.task else ""]
+    parts = [f"`{raised.task}`" if raised.task else ""]
     parts.append(f"in process {raised.pid}" if raised.pid else "")
-    parts.append(f"on node {raised.node}" if raised.node else "")
+    parts.append(f"on node {raised.node[:NODE_CHARS]}" if raised.node else "")
     return " ".join(part for part in parts if part)
 
 

@@ -13,6 +13,7 @@ their own can do; such a map is not chunked.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import msgspec
 
+from fabric.context import running
 from fabric.exceptions import SerializationError
 from fabric.failures import dump_failure, load_failure
 from fabric.protocol.values import Failure
@@ -66,9 +68,26 @@ class ChunkRunner:
         for item in items:
             try:
                 results.append(function(*item) if is_star else function(item))
-            except Exception as error:
-                results.append(Failed(dump_failure(error, task=self._name)))
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                results.append(self._failed(error))
         return time.perf_counter() - began, results
+
+    def _fabric_mend_(self, returned: tuple[float, list[Any]]) -> tuple[float, list[Any]]:
+        """The worker could not pickle all of this: fail what it is due to, and keep the others."""
+        seconds, results = returned
+        return seconds, [self._mended(each) for each in results]
+
+    def _mended(self, result: Any) -> Any:
+        try:
+            dump(result, "result")
+        except SerializationError as error:
+            return self._failed(error)
+        return result
+
+    def _failed(self, error: BaseException) -> Failed:
+        return Failed(dump_failure(error, task=self._name, node=running.node, pid=os.getpid()))
 
 
 class Chunk:
@@ -144,8 +163,11 @@ class MappedCalls(Sequence[Ref]):
             stop = min(start + self._size, len(self._items))
             if start == stop:
                 return
-            items = self._items[start:stop]
-            ref = self._client.submit(self._function, self._shape, (items,), {}, 1, self._retries)
+            try:
+                ref = self._submit(start, stop)
+            except SerializationError:  # one of them cannot travel: the first goes alone
+                stop = start + 1
+                ref = self._submit_one(start)
             chunk = Chunk(start, stop, ref)
             self._chunks.append(chunk)
             self._submitted = stop
@@ -156,6 +178,21 @@ class MappedCalls(Sequence[Ref]):
 
             if self._client.waits.add_waiter(ref, back):
                 back(ref)
+
+    def _submit(self, start: int, stop: int) -> Ref:
+        items = self._items[start:stop]
+        ref: Ref = self._client.submit(self._function, self._shape, (items,), {}, 1, self._retries)
+        return ref
+
+    def _submit_one(self, place: int) -> Ref:
+        """A ref in any case, of a failure if the item cannot be pickled."""
+        try:
+            return self._submit(place, place + 1)
+        except SerializationError as error:
+            text = error.text.replace("`args[0][0]", f"`items[{place}]", 1)
+            ref = self._client.promise()
+            self._client.keep_promise(ref, Failure("serialization", text))
+            return ref
 
     def _on_back(self, chunk: Chunk) -> None:
         """A chunk is back: keep its promises, learn how long items take, send more."""

@@ -101,7 +101,13 @@ class ObjectRef(Generic[T_co]):
         """The value of a ref that has one: read anew each time, so that nobody shares it by
         accident.
         """
-        value: T_co = self._client.load(self)
+        try:
+            value: T_co = self._client.load(self)
+        except FabricError:
+            raise
+        except Exception as error:  # code of the value's own type
+            error.add_note(f"raised while the value of {self!r} was unpickled in this process")
+            raise
         return value
 
     def _fabric_reduce_(self, note: Callable[[ObjectId], object]) -> tuple[Any, ...]:

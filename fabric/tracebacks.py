@@ -82,10 +82,10 @@ def notes_of(error: BaseException) -> list[str]:
 # -- frames
 
 
-def plan_frames(error: BaseException, exceptions_max: int) -> Plan:
+def plan_frames(error: BaseException, exceptions_max: int, lines_beside: int = 0) -> Plan:
     """Share out the lines that are left for frames when all texts have theirs."""
     found: list[tuple[BaseException, bool]] = []
-    lines = LINES_OF_CALLER
+    lines = LINES_OF_CALLER + lines_beside
     for each, is_member in _printed(error, exceptions_max):
         text = cut(text_of(each), NOTE_CHARS_MAX)
         lines += max(1, text.count("\n") + 1) + sum(one.count("\n") + 1 for one in notes_of(each))

@@ -166,7 +166,7 @@ def test_cause_context_and_notes_are_kept() -> None:
     assert isinstance(error.__cause__, ZeroDivisionError)
     assert error.__notes__ == [
         "a note",
-        "raised by task `work` in process 7 on node n1 [FAB-200]",
+        "raised by `work` in process 7 on node n1 [FAB-200]",
     ]
     assert error.__suppress_context__
 
@@ -423,8 +423,8 @@ def test_a_task_that_waits_for_a_failed_task_hands_its_error_on() -> None:
     assert isinstance(outer, TaskError)
     assert outer.task == "work"
     assert outer.__notes__[-2:] == [
-        "raised by task `work` in process 7 on node n1 [FAB-200]",
-        "passed on by task `outer` in process 8",
+        "raised by `work` in process 7 on node n1 [FAB-200]",
+        "passed on by `outer` in process 8",
     ]
     assert isinstance(outer.__cause__, ZeroDivisionError)
     names = [frame.name for frame in traceback.extract_tb(outer.__traceback__)]

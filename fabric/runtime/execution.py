@@ -28,18 +28,26 @@ Outcome = Dumped | Failure
 
 EXITED = Failure("actor_died", "the actor ended itself by `fabric.exit_actor()`")
 
+NOT_FOUND = (
+    "The worker could not load the call: what it names must be importable there, and is looked for"
+    " in the driver's `sys.path` and working directory."
+)
+LINES_OF_ACTOR = 8
+"""What an `ActorDiedError` prints around the error of a constructor."""
+
 
 class Execution:
     """See the module."""
 
     def __init__(self, node: str, store_directory: str) -> None:
-        self.node = node
+        self.node = running.node = node
         self.store_directory = store_directory
         self.job: JobSpec | None = None
         self.instance: Any = None
         self.has_exited = False
         self.exit: SystemExit | None = None  # user code said so: the process is to end
         self.result: Any = None  # of the last call: refs in it live until they are handed over
+        self._is_loading = False  # of a function or of arguments: what fails then is no user's line
         self._names: dict[FunctionId, str] = {}
         self._pickled: dict[FunctionId, bytes] = {}
         self._loaded: dict[FunctionId, Callable[..., Any]] = {}
@@ -75,7 +83,7 @@ class Execution:
             else:
                 function = self._loaded.get(call.function) or self._load(call.function)
             self.result = self._call(function, call.args, call.inputs)
-            return _outcomes(self.result, call.returns, name)
+            return _outcomes(self.result, call.returns, name, function)
         except ActorExit:
             self.has_exited = True
             return [EXITED] * max(call.returns, 1)
@@ -104,15 +112,19 @@ class Execution:
         return None
 
     def _load(self, function: FunctionId) -> Callable[..., Any]:
+        self._is_loading = True
         loaded: Any = load_function(self._pickled[function])
+        self._is_loading = False
         # a task or an actor class pickled by name comes back decorated: the plain one runs
         plain: Callable[..., Any] = getattr(loaded, "__wrapped__", loaded)
         self._loaded[function] = plain
         return plain
 
     def _call(self, function: Callable[..., Any], pickled: bytes, inputs: tuple[Value, ...]) -> Any:
+        self._is_loading = True
         values = [self._value(one) for one in inputs] if inputs else ()
         args, kwargs = load_arguments(pickled, (), values)
+        self._is_loading = False
         return function(*args, **kwargs)
 
     def _value(self, value: Value) -> Any:
@@ -128,16 +140,28 @@ class Execution:
         return load(value)  # type: ignore[arg-type]  # calls with failed inputs are never sent
 
     def _failure(self, error: BaseException, name: str, kind: str = "task") -> Failure:
-        failure = dump_failure(error, task=name, node=self.node, pid=os.getpid())
+        if self._is_loading and isinstance(error, (ImportError, AttributeError)):
+            error.add_note(NOT_FOUND)
+        self._is_loading = False
+        lines_beside = 0 if kind == "task" else LINES_OF_ACTOR
+        failure = dump_failure(
+            error, task=name, node=self.node, pid=os.getpid(), lines_beside=lines_beside
+        )
         if kind == "task":
             return failure
         text = f"the constructor of {running.class_name} raised {brief_error(error)}"
         return Failure(kind, text, failure.pickled)
 
 
-def _outcomes(result: Any, returns: int, name: str) -> list[Outcome]:
+def _outcomes(result: Any, returns: int, name: str, function: Callable[..., Any]) -> list[Outcome]:
     if returns == 1:
-        return [dump(result)]
+        try:
+            return [dump(result, "result")]
+        except SerializationError:
+            mend = getattr(function, "_fabric_mend_", None)  # of many results only one is bad
+            if mend is None:
+                raise
+            return [dump(mend(result))]
     if returns == 0:
         return []
     values = list(result) if isinstance(result, (tuple, list)) else None
@@ -145,7 +169,7 @@ def _outcomes(result: Any, returns: int, name: str) -> list[Outcome]:
         raise ValueError(
             f"{name} has num_returns={returns}, but returned {_returned(result, values)}"
         )
-    return [_outcome(value) for value in values]
+    return [_outcome(value, f"result[{index}]") for index, value in enumerate(values)]
 
 
 def _returned(result: Any, values: list[Any] | None) -> str:
@@ -155,8 +179,8 @@ def _returned(result: Any, values: list[Any] | None) -> str:
     return "None" if result is None else f"one value, of type {type_name(type(result))}"
 
 
-def _outcome(value: Any) -> Outcome:
+def _outcome(value: Any, what: str) -> Outcome:
     try:
-        return dump(value)
+        return dump(value, what)
     except SerializationError as error:
         return failure_of(error)

@@ -269,7 +269,10 @@ class Courier:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job()
+            try:
+                job()
+            except Exception:  # others wait for their turn on this thread
+                logger.exception("a callback on the thread for callbacks has failed")
 
 
 def future_of(client: Client, ref: Ref) -> Future[Any]:
