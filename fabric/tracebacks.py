@@ -27,6 +27,7 @@ LINES_FIRST = 5
 LINES_LAST = 19
 LINE_CHARS_MAX = 400
 NOTE_CHARS_MAX = 4_000
+CUT_LINES_MAX = 4
 CHAIN_MAX = 8
 
 Frames = list[tuple[str, str, int]]
@@ -65,10 +66,14 @@ def type_name(kind: type) -> str:
 
 
 def cut(text: str, chars_max: int) -> str:
-    """The beginning of a text, and how much is missing."""
+    """The beginning of a text that is too long, no more than a few lines, and how much is missing.
+
+    A text that is short enough keeps all its lines: they are the user's.
+    """
     if len(text) <= chars_max:
         return text
-    return f"{text[:chars_max]}… ({len(text) - chars_max:,} more characters)"
+    kept = "\n".join(text[:chars_max].split("\n", CUT_LINES_MAX)[:CUT_LINES_MAX])
+    return f"{kept}… ({len(text) - len(kept):,} more characters)"
 
 
 def notes_of(error: BaseException) -> list[str]:
