@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from fabric.config import load_limits
 from fabric.context import ActorExit, running
-from fabric.exceptions import AlreadyRunningError, ClusterError
+from fabric.exceptions import AlreadyRunningError, ClusterError, FabricError
 from fabric.options import check_totals, resources_of
 from fabric.protocol.values import Failure, NodeView
 from fabric.refs import ObjectRef
 from fabric.runtime import client as clients
 from fabric.runtime import waits
+from fabric.tracebacks import beneath
 
 if TYPE_CHECKING:
     from fabric.runtime.start import PrivateFabric
@@ -193,6 +194,14 @@ def get(refs: Any, timeout: float | None = None) -> Any:
     Waits up to ``timeout`` seconds, then raises `GetTimeoutError`; 0 only looks. The first failure
     is raised at once, without waiting for the others.
     """
+    try:
+        return _get(refs, timeout)
+    except FabricError as error:
+        error.__traceback__ = beneath(error.__traceback__)
+        raise
+
+
+def _get(refs: Any, timeout: float | None) -> Any:
     if isinstance(refs, ObjectRef):
         return refs.get(timeout)
     gather = getattr(type(refs), "_gather", None)  # what `map` returns
@@ -226,7 +235,11 @@ def _checked(refs: Any, verb: str) -> list[Ref]:
 
 def put(value: T) -> ObjectRef[T]:
     """Keep a value, unchangeable from now on, and return a ref to it."""
-    ref: ObjectRef[T] = clients.current_client().put(value)
+    try:
+        ref: ObjectRef[T] = clients.current_client().put(value)
+    except FabricError as error:
+        error.__traceback__ = beneath(error.__traceback__)
+        raise
     return ref
 
 
@@ -252,7 +265,8 @@ def wait(
     if len(set(checked)) != len(checked):
         raise ValueError("wait takes each ref once, and one of these is there twice")
     if not 0 < num_returns <= len(checked):
-        raise ValueError(f"num_returns must be 1 to {len(checked)}, not {num_returns}")
+        most = "1" if len(checked) == 1 else f"between 1 and {len(checked)}"
+        raise ValueError(f"num_returns must be {most}, as many refs are given, not {num_returns}")
     ready = [ref for ref in checked if ref._value is not None]
     if len(ready) < num_returns:
         pending = {ref for ref in checked if ref._value is None}

@@ -14,6 +14,7 @@ their own can do; such a map is not chunked.
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import msgspec
 
+from fabric.context import running
 from fabric.exceptions import SerializationError
 from fabric.failures import dump_failure, load_failure
 from fabric.protocol.values import Failure
@@ -66,17 +68,35 @@ class ChunkRunner:
         began = time.perf_counter()
         calls = (itertools.starmap if self._is_star else map)(self._function, items)
         while len(results) < len(items):
-            error: Exception
+            error: BaseException
             try:
                 results.extend(calls)  # keeps what came before one that raises
                 if len(results) == len(items):
                     break
                 error = StopIteration()  # raised by the function: it looked like the end
-            except Exception as raised:
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as raised:
                 error = raised
-            results.append(Failed(dump_failure(error, task=self._name)))
+            results.append(self._failed(error))
             failed += 1
         return time.perf_counter() - began, failed, results
+
+    def _fabric_mend_(self, returned: tuple[float, int, list[Any]]) -> tuple[float, int, list[Any]]:
+        """The worker could not pickle all of this: fail what it is due to, and keep the others."""
+        seconds, _, results = returned
+        mended = [self._mended(each) for each in results]
+        return seconds, sum(type(each) is Failed for each in mended), mended
+
+    def _mended(self, result: Any) -> Any:
+        try:
+            dump(result, "result")
+        except SerializationError as error:
+            return self._failed(error)
+        return result
+
+    def _failed(self, error: BaseException) -> Failed:
+        return Failed(dump_failure(error, task=self._name, node=running.node, pid=os.getpid()))
 
 
 class Chunk:
@@ -161,8 +181,11 @@ class MappedCalls(Sequence[Ref]):
             stop = min(start + self._size, len(self._items))
             if start == stop:
                 return
-            items = self._items[start:stop]
-            ref = self._client.submit(self._function, self._shape, (items,), {}, 1, self._retries)
+            try:
+                ref = self._submit(start, stop)
+            except SerializationError:  # one of them cannot travel: the first goes alone
+                stop = start + 1
+                ref = self._submit_one(start)
             chunk = Chunk(start, stop, ref)
             self._chunks.append(chunk)
             self._submitted = stop
@@ -173,6 +196,21 @@ class MappedCalls(Sequence[Ref]):
 
             if self._client.waits.add_waiter(ref, back):
                 back(ref)
+
+    def _submit(self, start: int, stop: int) -> Ref:
+        items = self._items[start:stop]
+        ref: Ref = self._client.submit(self._function, self._shape, (items,), {}, 1, self._retries)
+        return ref
+
+    def _submit_one(self, place: int) -> Ref:
+        """A ref in any case, of a failure if the item cannot be pickled."""
+        try:
+            return self._submit(place, place + 1)
+        except SerializationError as error:
+            text = error.text.replace("`args[0][0]", f"`items[{place}]", 1)
+            ref = self._client.promise()
+            self._client.keep_promise(ref, Failure("serialization", text))
+            return ref
 
     def _on_back(self, chunk: Chunk) -> None:
         """A chunk is back: keep its promises, learn how long items take, send more."""

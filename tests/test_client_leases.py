@@ -40,6 +40,9 @@ from tests.core_words import (
     tell,
 )
 
+LOST = Failure("worker_crashed", f"task `f` crashed: {CRASHED.text}")
+"""What its caller hears of the call that a worker died under."""
+
 # -- asking for workers
 
 
@@ -102,8 +105,9 @@ def test_a_grant_that_crosses_a_return_is_used_or_goes_back_like_any_other() -> 
 def test_a_shape_that_nobody_can_run_fails_what_waits_for_it() -> None:
     client = new_client()
     tell(client, submit(1), submit(2))
-    failure = Failure("unschedulable", "no node can run it")
-    assert hear(client, NODE, Unschedulable(0, failure)) == [
+    needs = "it needs GPU 1; the best node has CPU 2"
+    failure = Failure("unschedulable", f"no node can run task `f`: {needs}")
+    assert hear(client, NODE, Unschedulable(0, Failure("unschedulable", needs))) == [
         Resolve(o(1), failure),
         Resolve(o(2), failure),
     ]
@@ -226,7 +230,7 @@ def test_a_call_without_retries_that_may_have_run_fails() -> None:
     leased(client, W1)
     tell(client, submit(1, retries=0))
     assert died(client, Progress(me_of(ME), 1, 0, finished=True)) == [
-        Resolve(o(1), CRASHED),
+        Resolve(o(1), LOST),
         Hangup(W1),
         Send(NODE, requested(0)),
         Send(NODE, FreeObjects((o(1),))),
@@ -294,4 +298,6 @@ def test_a_call_ends_after_its_last_retry() -> None:
     ]
     introduced(client, W1)
     hear(client, NODE, LeaseGranted(0, 2, W1))
-    assert died(client, Progress(me_of(ME), 2, 0, False), lease=2)[0] == Resolve(o(1), CRASHED)
+    text = f"task `f` crashed in attempt 2: {CRASHED.text}"
+    lost = Failure("worker_crashed", text)
+    assert died(client, Progress(me_of(ME), 2, 0, False), lease=2)[0] == Resolve(o(1), lost)

@@ -21,6 +21,8 @@ from fabric.exceptions import GetTimeoutError
 from fabric.ids import brief
 from fabric.protocol.values import Failure
 from fabric.refs import ObjectRef, Waiter
+from fabric.runtime.reasons import why_waiting
+from fabric.tracebacks import beneath
 
 if TYPE_CHECKING:
     import asyncio
@@ -128,14 +130,9 @@ class Waiting:
             return self._courier
 
     def explain(self, pending: Iterable[Ref]) -> str:
-        """Why a wait goes on, from counts; they may be a turn old."""
-        figures = self._client.machine.snapshot()
-        waiting = sum(1 for ref in tuple(pending) if ref._value is None)
-        return (
-            f"{waiting} of the refs have no value; of this process's {figures['pending']}"
-            f" unanswered calls {figures['ready']} wait for a worker, and it holds"
-            f" {figures['leases']} workers"
-        )
+        """Which of these refs have no value yet, and why."""
+        awaited = [ref._id for ref in tuple(pending) if ref._value is None]
+        return why_waiting(self._client.machine, awaited)
 
     def close(self) -> None:
         """Run the callbacks that are due, then end their thread."""
@@ -215,7 +212,7 @@ def _block(
             return False
         if now - started >= patience:
             logger.warning(
-                "waiting for %s: %s", f"{now - started:.0f} s", client.waits.explain(pending)
+                "waited %s for %s", f"{now - started:.0f} s", client.waits.explain(pending)
             )
             patience *= 2
 
@@ -272,7 +269,10 @@ class Courier:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job()
+            try:
+                job()
+            except Exception:  # others wait for their turn on this thread
+                logger.exception("a callback on the thread for callbacks has failed")
 
 
 def future_of(client: Client, ref: Ref) -> Future[Any]:
@@ -287,7 +287,7 @@ def future_of(client: Client, ref: Ref) -> Future[Any]:
         try:
             value = ref._load()
         except BaseException as error:
-            future.set_exception(error)
+            future.set_exception(error.with_traceback(beneath(error.__traceback__)))
         else:
             future.set_result(value)
 

@@ -92,41 +92,51 @@ class WorkerShell:
     def run(self) -> None:
         """Hear, run, speak, until told to end."""
         self.watchdog.start()
-        with self.watchdog.loop_lock:
-            while not self.is_over:
-                if self._next is None:
-                    self._garbage.clear()
-                    self.loop.turn(math.inf)
-                    self._heard_at = time.monotonic()
-                else:
-                    task, self._next = self._next, None
-                    self._perform_task(task)
+        self.watchdog.loop_lock.acquire()
+        while not self.is_over:
+            if self._next is None:
+                self._garbage.clear()
+                self.loop.turn(math.inf)
+                self._heard_at = time.monotonic()
+            else:
+                task, self._next = self._next, None
+                self._perform_task(task)
+        self.watchdog.loop_lock.release()  # not if that raised: the lock may be lent then
         client = clients.client_or_none()
         if client is not None:
             client.close()
         self.loop.close(0.5)
         self.context.destroy(linger=500)
+        if self.execution.exit is not None:
+            raise self.execution.exit
 
     def _perform_task(self, task: Run | BecomeActor) -> None:
         event = self._make_actor(task) if isinstance(task, BecomeActor) else self._run_call(task)
-        if self._ended_at - self._heard_at < LISTEN_S and not self.execution.has_exited:
+        is_last = self.execution.exit is not None or self.execution.has_exited
+        if event is not None and not is_last and self._ended_at - self._heard_at < LISTEN_S:
             self.loop.speak(event)
             return
-        self.loop.tell(event)
+        if event is not None:
+            self.loop.tell(event)
         if self.execution.has_exited:
             self.loop.tell(Quit(EXITED))  # in the same turn: no other call of it may start
+        if self.execution.exit is not None:
+            self.is_over = True
+            self.loop.tell(
+                CallOverran()
+            )  # what was answered leaves, what has not started goes back
         self.loop.turn(0.0)
         self._heard_at = time.monotonic()
 
-    def _make_actor(self, effect: BecomeActor) -> ActorMade:
+    def _make_actor(self, effect: BecomeActor) -> ActorMade | None:
         self.watchdog.lend_loop()
         failure = self.execution.make_actor(effect)
         self._register_kept()
         self.watchdog.take_loop()
         self._ended_at = time.monotonic()
-        return ActorMade(failure)
+        return None if self.execution.exit is not None else ActorMade(failure)
 
-    def _run_call(self, run: Run) -> CallRan:
+    def _run_call(self, run: Run) -> CallRan | None:
         call = run.call
         if run.caller != self._caller:
             self._caller, self._caller_id = run.caller, incarnation_of(run.caller)
@@ -136,6 +146,11 @@ class WorkerShell:
         started = self.watchdog.lend_loop()
         self.word.start(self._caller_id, run.lease, call.number)
         outcomes = self.execution.run(run)
+        if (
+            self.execution.exit is not None
+        ):  # like a crash: the shared word says that it was running
+            self.watchdog.take_loop()
+            return None
         self.word.finish()
         self._ended_at = ended = time.monotonic()
         contained: tuple[tuple[ObjectId, ...], ...] = ()
@@ -175,15 +190,20 @@ class WorkerShell:
             self.loop.turn(math.inf)
         room: WriteSegment | None = self._room
         if room is None:
-            return Failure("worker_crashed", "its worker was ended before the result was written")
+            text = f"{running.task} was ended with its worker before its result was written"
+            return Failure("worker_crashed", text)
         if room.failure is not None:
-            return room.failure
+            return Failure(
+                room.failure.kind, f"for a result of {running.task}: {room.failure.text}"
+            )
         path = segment_path(self.store_directory, room.segment)
         try:
             self.writer.trim()
             self.writer.write(path, room.generation, outcome, room.is_warm)
         except OSError as error:
-            text = f"a result of {nbytes:,} bytes could not be written: {error.strerror}"
+            text = (
+                f"a result of {running.task}, {nbytes:,} bytes, cannot be written: {error.strerror}"
+            )
             return Failure("store_full", text)
         self.loop.tell(SegmentWritten(name, attempt))
         return Sealed(room.segment, room.generation, nbytes, incarnation_of(self.launch.node))

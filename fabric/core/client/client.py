@@ -104,15 +104,15 @@ class ClientMachine:
         self.limits = limits
         self.hello = RegisterClient(pid, is_driver, job, entrypoint, wants_output)
         self.calls = Calls()
+        self.functions: dict[FunctionId, DefineLocally] = {}
         self.tasks = Tasks(node, job.job, limits)
         self.actors = Actors(self.me, node, limits)
         self.references = References(
             self.me, node, self.calls, self.actors.on_handles_gone, self._wake
         )
-        self.tasks.join(self.calls, self._fail, self._run_at)
+        self.tasks.join(self.calls, self._fail, self._run_at, self.functions)
         self.actors.join(self.calls, self.references, self._admit, self._fail, self._run_at)
         self.allocations = Allocations(node)
-        self.functions: dict[FunctionId, DefineLocally] = {}
         self.introduced: dict[Address, dict[FunctionId, None]] = {}  # worker → what it was sent
         self.asks: dict[bytes, list[bytes]] = {}  # key of the expected answer → requests
         self.node_is_lost: Failure | None = None

@@ -6,14 +6,17 @@ settles what a dead worker leaves open. Sending calls and failing them is the ma
 by `join`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+import msgspec
 
 from fabric.config import Limits
 from fabric.core.client.calls import Calls, PendingCall
 from fabric.core.client.leases import Death, Lease, Leases, ShapeQueue
 from fabric.core.effects import Drain, Effect, Send
+from fabric.core.events import DefineLocally
 from fabric.core.machine import InvariantError
-from fabric.ids import Address, JobId
+from fabric.ids import Address, FunctionId, JobId
 from fabric.protocol.messages import (
     CallsReturned,
     LeaseGranted,
@@ -40,11 +43,13 @@ class Tasks:
         calls: Calls,
         fail: Callable[[PendingCall, Failure, list[Effect]], None],
         run_at: Callable[[Address, int, int, list[PendingCall]], list[Effect]],
+        functions: Mapping[FunctionId, DefineLocally],
     ) -> None:
-        """Take the machine's table and verbs."""
+        """Take the machine's tables and verbs."""
         self.calls = calls
         self.fail = fail
         self.run_at = run_at
+        self.functions = functions
 
     def tick(self, now: float) -> list[Effect]:
         """Send what became ready in this turn, ask for workers, return those without work."""
@@ -108,11 +113,24 @@ class Tasks:
         for call in self.leases.lose(lease):
             may_have_run = death.reached is None or call.number <= death.reached
             if may_have_run and not call.charge():
-                self.fail(call, death.failure, effects)
+                self.fail(call, self._of(call, death.failure), effects)
             else:
                 again.append(call)
         lease.queue.ready.extendleft(reversed(again))
         self._ready[lease.queue.shape_id] = lease.queue
+
+    def _of(self, call: PendingCall, failure: Failure) -> Failure:
+        """What the node said of a worker or a shape, as what befell this call's task."""
+        task = f"task `{self.functions[call.function].name}`"
+        match failure.kind:
+            case "unschedulable":
+                text = f"no node can run {task}: {failure.text}"
+            case "worker_crashed":
+                which = f" in attempt {call.attempt}" if call.attempt > 1 else ""
+                text = f"{task} crashed{which}: {failure.text}"
+            case _:
+                text = f"{task} cannot run: {failure.text}"
+        return msgspec.structs.replace(failure, text=text)
 
     # leases
 
@@ -147,7 +165,7 @@ class Tasks:
         calls = list(queue.ready)
         queue.ready.clear()
         for call in calls:
-            self.fail(call, message.failure, effects)
+            self.fail(call, self._of(call, message.failure), effects)
         return effects
 
     def on_worker_died(self, source: Address, message: WorkerDied, now: float) -> list[Effect]:

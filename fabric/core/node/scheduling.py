@@ -288,7 +288,7 @@ class Scheduling:
 
     def _cannot(self, shape: Shape) -> Failure:
         asked = amounts_text(dict(shape.amounts))
-        text = f"no node can run it: it needs {asked}; the best node has "
+        text = f"it needs {asked}; the best node has "
         return Failure("unschedulable", text + amounts_text(self.resources.totals))
 
     def _recall(self, now: float, shares: Mapping[JobId, int]) -> list[Effect]:
