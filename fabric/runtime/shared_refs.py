@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fabric.core.events import Drop, Hold, Put
+from fabric.core.events import Drop, Hold, Put, Register
 from fabric.ids import ObjectId
 from fabric.refs import ObjectRef
 
@@ -82,6 +83,14 @@ class SharedRefs:
         with self._lock:
             fresh, self._fresh = self._fresh, []
             return [watch.object_id for watch in fresh if watch() is not None]
+
+    def register(self, object_ids: Sequence[ObjectId], timeout_s: float) -> None:
+        """Wait until their owners count us; of one that is gone already, the value then says so."""
+        client = self._client
+        request = b"kept" + client.next_call()
+        answer = client.questions.expect(request)
+        client.tell(Register(request, tuple(object_ids)))
+        answer.wait(timeout_s)
 
     def find(self, object_id: ObjectId) -> Ref | None:
         """The living ref of that id, if it is shared."""

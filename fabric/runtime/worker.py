@@ -25,7 +25,6 @@ from fabric.core.events import (
     CallRan,
     CallResumed,
     Quit,
-    Register,
     SegmentWritten,
     WantSegment,
 )
@@ -196,10 +195,7 @@ class WorkerShell:
             return
         kept = client.shared.take_fresh()
         if kept or has_refs:
-            request = b"kept" + client.next_call()
-            answer = client.questions.expect(request)
-            client.tell(Register(request, tuple(kept)))
-            answer.wait(REGISTER_S)
+            client.shared.register(kept, REGISTER_S)
 
     def _new_client(self) -> clients.Client:
         job = self.execution.job

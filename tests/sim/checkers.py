@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fabric.core.effects import BecomeActor, Run
-from fabric.core.events import Event, KillActor, Submit, SubmitToActor
+from fabric.core.events import Event, KillActor, MakeActor, Submit, SubmitToActor
 from fabric.ids import ActorId, Address, CallId, ObjectId, call_of, owner_of
 from fabric.protocol.messages import ActorChanged, View, ViewChanged, WorkerDied
 from fabric.protocol.records import ActorRecord, Record
@@ -62,14 +62,17 @@ class Executions:
         self.count: dict[CallId, int] = {}
         self.attempts: dict[tuple[CallId, int], Address] = {}
         self.dependent: dict[CallId, None] = {}  # may fail with what they depend on
+        self.dependent_actors: dict[ActorId, None] = {}  # may never be made, for the same reason
         self.is_vague = False  # a worker died whose last words say nothing of some lease
 
     def told(self, event: Event) -> None:
         """A call was made."""
         if isinstance(event, Submit | SubmitToActor):
             self.allowed[event.call_id] = event.retries
-            if event.inputs:
+            if event.inputs or getattr(event, "actor_id", None) in self.dependent_actors:
                 self.dependent[event.call_id] = None
+        elif isinstance(event, MakeActor) and event.inputs:
+            self.dependent_actors[event.spec.actor_id] = None
 
     def began(self, place: Address, run: Run) -> None:
         """A worker begins an attempt."""

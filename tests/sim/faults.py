@@ -61,9 +61,10 @@ def every(simulation: Simulation, rate: Callable[[], float], action: Callable[[]
 def pause(simulation: Simulation) -> None:
     """Somebody stands still for a while."""
     world = simulation.world
-    process = world.random.choice(simulation.processes())
-    process.pause(world.delay(world.draw.pause_s))
-    world.fault("pause")
+    processes = simulation.processes()
+    if processes:  # all may be dead at once
+        world.random.choice(processes).pause(world.delay(world.draw.pause_s))
+        world.fault("pause")
 
 
 def crash_worker(simulation: Simulation) -> None:

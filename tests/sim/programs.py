@@ -1,6 +1,7 @@
 """Users' code in the model: what a driver runs, and what its calls run, drawn from the seed.
 
-A program is a generator that yields what it waits for: `Sleep`, `Get`, `Write`, `Ask`. A call's
+A program is a generator that yields what it waits for: `Sleep`, `Get`, `Write`, `Ask`,
+`Count`. A call's
 code is a `Plan`, drawn by the driver and carried in the call's arguments, so that every attempt of
 it does the same. What becomes of values is in `refs`; who runs the generators is in `processes`.
 """
@@ -82,6 +83,13 @@ class Ask(msgspec.Struct):
 
     request: bytes
     make: Any
+
+
+class Count(msgspec.Struct):
+    """Wait until the owners of those count this process."""
+
+    request: bytes
+    object_ids: tuple[ObjectId, ...]
 
 
 class Crash(msgspec.Struct):
@@ -391,8 +399,12 @@ class Driver:
         answer = yield Ask(request, GetNamedActor(request, name, client.job.namespace))
         spec = getattr(answer, "spec", None)
         if spec is not None:
-            token = client.refs.revive(ObjectId(spec.actor_id))
-            self.actors.append(client.refs.hold(token))
+            token = client.refs.hold(client.refs.revive(ObjectId(spec.actor_id)))
+            yield Count(client.refs.next_call(), (token.object_id,))
+            if isinstance(token.value, Failure):  # its last handle was gone
+                client.refs.drop(token)
+            else:
+                self.actors.append(token)
 
 
 def definition(function: FunctionId, is_shared: bool) -> DefineLocally:

@@ -18,6 +18,7 @@ from fabric.core.events import (
     Drained,
     Event,
     PeerLost,
+    Register,
     SegmentWritten,
     WantSegment,
 )
@@ -216,9 +217,9 @@ class Client(Shell):
         self.simulation.checkers.told(self, event)
         self.tell(event)
 
-    def is_owned(self, name: ObjectId) -> bool:
-        """The machine answers for it."""
-        return name in self.machine.references.objects.owned
+    def is_known(self, name: ObjectId) -> bool:
+        """The machine has the value, and keeps it."""
+        return self.machine.references.value_of(name) is not None
 
     def unpin(self, segment: str) -> None:
         """A view is gone."""
@@ -310,6 +311,9 @@ class Thread:
         elif isinstance(step, programs.Ask):
             self.client.questions[step.request] = self.advance_soon
             self.client.tell_client(Ask(step.request, step.make))
+        elif isinstance(step, programs.Count):
+            self.client.questions[step.request] = self.advance_soon
+            self.client.tell_client(Register(step.request, step.object_ids))
         else:
             self.world.fault("poison call")
             self.process.crash()

@@ -323,6 +323,10 @@ class NodeMachine:
         if self._is_client(worker.incarnation):
             effects += self._client_gone(worker.incarnation, now)
             effects.append(Hangup(address("c", worker.incarnation)))
+        elif worker.job is not None and not self._is_gone(worker.incarnation):
+            # what it ran may have made it a client that spoke to others and not yet to us
+            died = ClientDied(worker.incarnation)
+            effects += [Send(address("c", one), died) for one in self.clients]
         self.store.writer_died(worker.address)
         return [*effects, Hangup(worker.address)]
 
