@@ -202,7 +202,7 @@ class Checkers:
         self.actor_order.resolved(client, name, value)
         if isinstance(value, Failure):
             self.executions.failed(name, value)
-            if value.kind == "object_lost":
+            if value.kind == "object_lost" and client.refs.find(name) is not None:
                 self._may_be_lost(client, name, value.text)
 
     def _may_be_lost(self, client: "Client", name: ObjectId, why: str) -> None:

@@ -1,9 +1,9 @@
 """Users' code in the model: what a driver runs, and what its calls run, drawn from the seed.
 
-A program is a generator that yields what it waits for: `Sleep`, `Get`, `Write`, `Ask`,
-`Count`. A call's
-code is a `Plan`, drawn by the driver and carried in the call's arguments, so that every attempt of
-it does the same. What becomes of values is in `refs`; who runs the generators is in `processes`.
+A program is a generator that yields what it waits for: `Sleep`, `Get`, `Write`, `Ask`, `Count`. A
+call's code is a `Plan`, drawn by the driver and carried in the call's arguments, so that every
+attempt of it does the same. What becomes of values is in `refs`; who runs the generators is in
+`processes`.
 """
 
 from collections.abc import Generator

@@ -170,6 +170,10 @@ class Refs:
 
     # -- values
 
+    def find(self, name: ObjectId) -> SimRef | None:
+        """The one that is pending or shared, if it lives."""
+        return self.inflight.get(name) or self.shared.get(name)
+
     def expect(self, ref: SimRef) -> None:
         """See to it that it gets its value here."""
         if ref.object_id not in self.inflight and ref.value is None:
@@ -178,7 +182,7 @@ class Refs:
 
     def resolve(self, name: ObjectId, value: Value) -> None:
         """The machine has said what it is."""
-        ref = self.inflight.get(name) or self.shared.get(name)
+        ref = self.find(name)
         if ref is None:
             return
         is_known = self.teller.is_known(name)
