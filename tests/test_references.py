@@ -245,6 +245,19 @@ def test_registering_what_is_ours_or_gone_or_done_needs_nobody() -> None:
     assert tell(client, Register(b"ok", everything)) == [Reply(b"ok", BorrowerAdded(everything))]
 
 
+def test_what_only_a_pending_call_borrows_is_registered_too() -> None:
+    client = new_client()
+    tell(client, Hold(theirs(1)), submit(1, nested=(theirs(1),)), Drop((theirs(1),)))
+    assert tell(client, Register(b"ok", ())) == [Send(OTHER, AddBorrower((theirs(1),)))]
+    # again while the owner has not answered: this one waits, too
+    assert tell(client, Register(b"again", ())) == []
+    assert hear(client, OTHER, BorrowerAdded((theirs(1),))) == [
+        Reply(b"ok", BorrowerAdded(())),
+        Reply(b"again", BorrowerAdded(())),
+    ]
+    assert tell(client, Register(b"done", ())) == [Reply(b"done", BorrowerAdded(()))]
+
+
 def test_a_registration_with_two_owners_is_done_when_both_have_answered() -> None:
     client = new_client()
     mixed = (theirs(1), o(1, client=INNER), theirs(2))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fabric.core.effects import BecomeActor, Run
 from fabric.core.events import Event, KillActor, MakeActor, Submit, SubmitToActor
-from fabric.ids import ActorId, Address, CallId, ObjectId, call_of, owner_of
-from fabric.protocol.messages import ActorChanged, View, ViewChanged, WorkerDied
+from fabric.ids import ActorId, Address, CallId, ObjectId, call_of, owner_address, owner_of
+from fabric.protocol.messages import ActorChanged, NodeJoined, View, ViewChanged, WorkerDied
 from fabric.protocol.records import ActorRecord, Record
 from fabric.protocol.values import ActorView, Failure, Sealed, Value
 from tests.sim.refs import Content, decoded
@@ -137,13 +137,21 @@ class ActorOrder:
 
 
 class Memory:
-    """I2: what anybody was told of an actor, the control store's journal still knows."""
+    """I2: what anybody was told of an actor, the control store's journal still knows.
+
+    An epoch is of one control store only.
+    """
 
     def __init__(self) -> None:
         self.told: dict[ActorId, tuple[int, int]] = {}  # (life, state)
+        self.epochs: dict[int, Address] = {}
 
-    def heard(self, message: Any) -> None:
+    def heard(self, source: Address, message: Any) -> None:
         """A node hears from the control store."""
+        if isinstance(message, NodeJoined):
+            other = self.epochs.setdefault(message.epoch, source)
+            if other != source:
+                raise Violation(f"I2: {source} is in epoch {message.epoch}, as {other} was")
         views: tuple[ActorView, ...] = ()
         if isinstance(message, ActorChanged):
             views = (message.actor,)
@@ -181,7 +189,7 @@ class Checkers:
     def heard(self, shell: "Shell", source: Address, message: Any) -> None:
         """A machine hears that."""
         if shell.address[0] == "n" and source[0] == "s":
-            self.memory.heard(message)
+            self.memory.heard(source, message)
         if isinstance(message, WorkerDied) and any(
             one.worker == message.worker and one.number != message.lease
             for one in shell.machine.tasks.leases.leases.values()
@@ -247,6 +255,8 @@ class Checkers:
         links = len(shell.endpoint._links)
         if links > 60 + 4 * len(self.simulation.processes()):
             raise Violation(f"L3: {shell.address} keeps {links} links")
+        if shell.address[0] == "c":
+            self._is_counted(shell)
 
     # -- at the end
 
@@ -260,21 +270,56 @@ class Checkers:
     def _is_empty(self, shell: Any) -> None:
         machine = shell.machine
         objects = machine.references.objects
-        kept = {one.object_id: None for one in shell.kept}
         handed = [ref for refs in getattr(shell.process, "handed", {}).values() for ref in refs]
-        left = [one for one in objects.borrowed if one not in kept]
+        in_use = self._in_use()
+        left = [one for one in objects.borrowed if one not in in_use]
         if not self.simulation.node.is_alive:
             return  # without its node a client has nobody to tell, and nothing to keep
         if machine.calls.pending:
             raise Violation(f"L1: {shell.address} still waits for {list(machine.calls.pending)}")
-        if objects.owned and not self.simulation.keeps_refs():
-            still = {
-                name.hex(): {slot: getattr(entry, slot) for slot in entry.__slots__}
-                for name, entry in objects.owned.items()
-            }
+        still = {
+            name.hex(): {slot: getattr(entry, slot) for slot in entry.__slots__}
+            for name, entry in objects.owned.items()
+            if name not in in_use
+        }
+        if still:
             raise Violation(f"I7: {shell.address} still owns {str(still)[:500]}")
-        if handed or (left and not self.simulation.keeps_refs()):
+        if handed or left:
             raise Violation(f"I7: {shell.address} still borrows {[one.hex() for one in left]}")
+
+    def _in_use(self) -> dict[ObjectId, None]:
+        """What actors keep in their state, what is inside it, and what those actors are made of."""
+        clients = [
+            shell
+            for process in self.simulation.processes()
+            for shell in process.shells
+            if shell.address[0] == "c"
+        ]
+        in_use: dict[ObjectId, None] = {}
+        following = [ref.object_id for shell in clients for ref in shell.kept]
+        while following:
+            name = following.pop()
+            if name in in_use:
+                continue
+            in_use[name] = None
+            for shell in clients:
+                entry = shell.machine.references.objects.owned.get(name)
+                if entry is not None:
+                    following += entry.contained
+                following += shell.machine.actors.holds.get(name, ())
+        return in_use
+
+    def _is_counted(self, shell: Any) -> None:
+        """I7: whoever was told that it is counted, is."""
+        for name, borrow in shell.machine.references.objects.borrowed.items():
+            owner: Any = self.simulation.shells.get(owner_address(name))
+            if not borrow.is_registered or owner is None or not owner.is_alive:
+                continue
+            if shell.is_leaving or owner.is_leaving:
+                continue
+            entry = owner.machine.references.objects.owned.get(name)
+            if entry is None or shell.address not in entry.borrowers:
+                raise Violation(f"I7: {name.hex()} is not counted for {shell.address} any more")
 
     def stuck_links(self) -> dict[tuple[Address, Address], tuple[int, int]]:
         """Links with something unacknowledged: where they stand."""

@@ -12,10 +12,13 @@ from fabric.core.client.actors import Actors
 from fabric.core.client.calls import PendingCall
 from fabric.core.client.client import ClientMachine
 from fabric.core.client.objects import Objects
+from fabric.core.client.references import References
 from fabric.core.client.tasks import Tasks
+from fabric.core.control.control import ControlMachine
 from fabric.core.effects import Commit, Send
 from fabric.core.endpoint import Endpoint
 from fabric.core.link import Link
+from fabric.core.node.demands import Demands
 from fabric.core.node.scheduling import Scheduling
 from fabric.core.worker import WorkerMachine
 from fabric.protocol.frames import HEADER_BYTES
@@ -142,6 +145,67 @@ def repeats_keep_their_attempt() -> Change:
 
     original: Any = PendingCall.charge
     return PendingCall, "charge", charge
+
+
+def release_before_add_borrower() -> Change:
+    """Whoever hands a ref over lets go of it before the owner has heard of who got it."""
+
+    def register(self: Any, object_ids: Any, then: list[Any], unholds: Any = ()) -> list[Any]:
+        return [*then, *original(self, object_ids, [], unholds)]
+
+    original: Any = References.register
+    return References, "register", register
+
+
+def epoch_is_not_kept() -> Change:
+    """The epoch is not made durable: the next control store takes the same one."""
+
+    def speech(self: Any, now: float) -> list[Any]:
+        self._is_new = False
+        return list(original(self, now))
+
+    original: Any = ControlMachine._speech
+    return ControlMachine, "_speech", speech
+
+
+def acknowledgements_are_ignored() -> Change:
+    """What was heard and acknowledged stays in flight."""
+    return Link, "_on_ack", lambda self, ack: None
+
+
+def answer_is_not_repeated() -> Change:
+    """A lease granted once is not granted again when nobody answered: its client's word is lost."""
+
+    def state(self: Any, client: Any, request: Any, now: float) -> Any:
+        known = self.table.get((client, request.shape_id))
+        return known if known is not None else original(self, client, request, now)
+
+    original: Any = Demands.state
+    return Demands, "state", state
+
+
+def refs_of_unfinished_calls_are_not_counted() -> Change:
+    """A call's answer leaves while calls that it made borrow what only its caller kept."""
+
+    def on_register(self: Any, source: Any, message: Any, now: float) -> list[Any]:
+        self.objects.unregistered.clear()
+        return list(original(self, source, message, now))
+
+    original: Any = References.on_register
+    return References, "on_register", on_register
+
+
+def workers_leave_with_refs_in_hand() -> Change:
+    """A worker ends before those who got refs from it are counted."""
+
+    def tick(self: Any, now: float) -> list[Any]:
+        handed, self.handed = self.handed, {}
+        effects = list(original(self, now))
+        self.handed = handed
+        return effects
+
+    original: Any = WorkerMachine.tick
+    return WorkerMachine, "tick", tick
 
 
 MUTANTS: tuple[tuple[Callable[[], Change], int], ...] = (

@@ -111,7 +111,6 @@ class Refs:
                 self.teller.tell_client(Drop((ref.object_id,)))
         elif ref.is_tracked:
             self.teller.tell_client(Drop((ref.object_id,)))
-        self.fresh.pop(ref.object_id, None)
         if ref.segment:
             self.teller.unpin(ref.segment)
             ref.segment = ""
@@ -163,10 +162,10 @@ class Refs:
         self.shared[name] = ref
         return ref
 
-    def take_fresh(self) -> list[ObjectId]:
-        """Those that came to life since the last call, and live."""
+    def take_fresh(self) -> tuple[bool, list[ObjectId]]:
+        """Whether some came to life since the last call, and which of them live."""
         fresh, self.fresh = self.fresh, {}
-        return [one for one in fresh if one in self.shared]
+        return bool(fresh), [one for one in fresh if one in self.shared]
 
     # -- values
 

@@ -213,6 +213,7 @@ class References:
         """The same for one object; what it contains is left to the caller."""
         if not self.objects.is_mine(object_id):
             borrow = self.objects.borrowed.pop(object_id)
+            self.objects.unregistered.pop(object_id, None)
             effects += self._handles_gone(object_id)
             if borrow.is_registered:
                 effects.append(Send(owner_address(object_id), Release((object_id,))))
@@ -295,9 +296,12 @@ class References:
         return self.want(message.object_id)
 
     def on_register(self, source: Address, message: Register, now: float) -> list[Effect]:
-        """The running call keeps these: their owners must know before its answer leaves."""
+        """The running call keeps these: their owners must know before its answer leaves.
+
+        So must those of what is borrowed for calls that it made and does not wait for.
+        """
         reply = Reply(message.request, BorrowerAdded(message.object_ids))
-        return self.register(message.object_ids, [reply])
+        return self.register((*message.object_ids, *self.objects.unregistered), [reply])
 
     # what other clients say
 
@@ -353,6 +357,7 @@ class References:
                 effects += self.received(object_id, lost, ())
             elif borrow is not None:
                 borrow.is_registered = True
+                self.objects.unregistered.pop(object_id, None)
             effects += self._registered(object_id)
         return effects
 
