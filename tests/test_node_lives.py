@@ -10,7 +10,7 @@ from fabric.core.effects import (
     StartWorker,
     StopWorker,
 )
-from fabric.core.events import PeerLost, ProcessEnded, WorkerExited
+from fabric.core.events import PeerLost, ProcessEnded, ShutDown, WorkerExited
 from fabric.core.node.node import NodeMachine
 from fabric.protocol.messages import (
     ActorChanged,
@@ -29,6 +29,7 @@ from fabric.protocol.messages import (
     GetView,
     JoinNode,
     LeaseReturned,
+    LeaveNode,
     NodeFenced,
     NodeHeartbeat,
     NodeJoined,
@@ -413,3 +414,10 @@ def test_half_a_cpu_is_half_a_cpu() -> None:
     node = ready(2, cpus=1)
     assert hear(node, ME, requested(4, HALF)) == [granted(1, W1), granted(2, W2)]
     assert node.resources.free == {"CPU": 0}
+
+
+def test_a_node_that_is_shut_down_has_itself_counted_out_and_beats_no_more() -> None:
+    node = ready(1)
+    hear(node, CONTROL, NodeJoined(1, "test"))
+    assert tell(node, ShutDown()) == [Send(W1, EndWorker()), Send(CONTROL, LeaveNode())]
+    assert hear(node, CONTROL, NodeFenced(), now=100.0) == []

@@ -444,3 +444,14 @@ def test_a_container_whose_inner_ref_has_a_third_owner_frees_everything_in_the_e
     for client in everybody.values():
         assert client.references.objects.owned == {}
         assert client.references.objects.borrowed == {}
+
+
+def test_without_a_node_no_value_and_no_owner_is_waited_for() -> None:
+    client = borrowing(1)
+    tell(client, Want(theirs(1)), Hold(theirs(2)), Register(b"ok", (theirs(2),)), Hold(theirs(3)))
+    lost = Failure("cluster", "the node is gone: killed")
+    assert tell(client, PeerLost(NODE, "killed")) == [
+        Resolve(theirs(1), lost),
+        Reply(b"ok", BorrowerAdded((theirs(2),))),
+    ]
+    assert tell(client, Want(theirs(3))) == [Resolve(theirs(3), lost)]

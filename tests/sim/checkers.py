@@ -369,3 +369,13 @@ class Checkers:
         ):
             if table:
                 raise Violation(f"L3: the node's {name} are not empty: {table}")
+
+    def shut_down(self) -> None:
+        """The node has ended in order: its workers are gone, and it is shown alive no more."""
+        node, control = self.simulation.node, self.simulation.control
+        if not node.is_alive:
+            return
+        if node.workers:
+            raise Violation(f"L2: workers outlive the end of their node: {list(node.workers)}")
+        if control.is_alive and node.me in control.shell.machine.nodes.alive:
+            raise Violation(f"I10: {node.address} has left and is shown alive")

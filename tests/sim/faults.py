@@ -8,6 +8,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 
+from fabric.core.events import ShutDown
 from fabric.core.machine import InvariantError
 from fabric.ids import call_of
 from tests.sim.processes import DriverProcess
@@ -133,6 +134,9 @@ def play(simulation: Simulation) -> None:
     run_until(simulation, world.now + QUIET_S, lambda: False)
     simulation.checkers.gone()
     simulation.is_over = True
+    simulation.node.shell.tell(ShutDown())
+    run_until(simulation, world.now + QUIET_S, lambda: False)
+    simulation.checkers.shut_down()
 
 
 def why_it_waits(driver: DriverProcess) -> list[str]:

@@ -429,6 +429,7 @@ class ClientMachine:
         self.tasks.clear()
         effects += self.actors.clear(failure)
         effects += self.allocations.node_lost(failure)
+        effects += self.references.node_lost(failure)
         for call in list(self.calls.pending.values()):
             if call.call_id in self.calls.pending:
                 self._fail(call, failure, effects)

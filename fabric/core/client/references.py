@@ -66,6 +66,7 @@ class References:
         self._barriers: dict[ObjectId, list[Barrier]] = {}  # ref being registered → who waits
         self._to_free: list[ObjectId] = []
         self._dead: dict[Incarnation, None] = {}  # clients that are gone
+        self._lost: Failure | None = None  # the node is gone, which tells who else is
         # asked for objects we do not know (yet), and for how many turns
         self._doubtful: list[tuple[Address, AddBorrower | WantObject, int]] = []
 
@@ -171,6 +172,8 @@ class References:
         borrow = self.objects.borrow(object_id)
         if owner_of(object_id) in self._dead and borrow.value is None:
             return self.received(object_id, _owner_died(owner_of(object_id)), ())
+        if self._lost is not None and borrow.value is None:
+            return self.received(object_id, self._lost, ())
         if borrow.is_wanted or borrow.value is not None:
             return []
         borrow.is_wanted = True
@@ -379,6 +382,16 @@ class References:
         for object_id in self.objects.owner_died(client):
             effects += self.received(object_id, _owner_died(client), ())
         for object_id in [one for one in self._barriers if one.startswith(client)]:
+            effects += self._registered(object_id)
+        return effects
+
+    def node_lost(self, failure: Failure) -> list[Effect]:
+        """Nobody will tell us which owners are gone: what has not come is not waited for."""
+        self._lost = failure
+        effects: list[Effect] = []
+        for object_id in [one for one, it in self.objects.borrowed.items() if it.is_wanted]:
+            effects += self.received(object_id, failure, ())
+        for object_id in list(self._barriers):
             effects += self._registered(object_id)
         return effects
 

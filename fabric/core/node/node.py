@@ -45,6 +45,7 @@ from fabric.protocol.messages import (
     GetView,
     JoinNode,
     LeaseReturned,
+    LeaveNode,
     NamedActor,
     NodeFenced,
     NodeHeartbeat,
@@ -389,8 +390,12 @@ class NodeMachine:
     # the control store and the end
 
     def on_shut_down(self, source: Address, message: ShutDown, now: float) -> list[Effect]:
-        """Nothing more is begun; idle workers end at once, others after what they run."""
-        return self.scheduling.end_all(now)
+        """Nothing more is begun; idle workers end at once, others after what they run.
+
+        From here on the control store counts us out, and we say nothing more to it.
+        """
+        self.epoch = 0
+        return [*self.scheduling.end_all(now), Send(self.control, LeaveNode())]
 
     def on_node_joined(self, source: Address, message: NodeJoined, now: float) -> list[Effect]:
         """We are in."""
@@ -412,6 +417,8 @@ class NodeMachine:
 
     def on_node_fenced(self, source: Address, message: NodeFenced, now: float) -> list[Effect]:
         """We were declared dead: what we did since then does not count."""
+        if self.scheduling.is_ending:
+            return []  # we have said so ourselves
         return [Exit("the control store declared this node dead")]
 
     def on_peer_lost(self, source: Address, message: PeerLost, now: float) -> list[Effect]:
