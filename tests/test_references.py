@@ -6,7 +6,7 @@ goes too early is a lost value, one that stays is a leak: both show in whole lis
 
 from fabric.core.client.client import ClientMachine
 from fabric.core.effects import Effect, Hangup, Reply, Resolve, Send
-from fabric.core.events import Drop, Hold, PeerLost, Put, Register, Want
+from fabric.core.events import Drained, Drop, Hold, PeerLost, Put, Register, Want
 from fabric.ids import Address, ObjectId
 from fabric.protocol.messages import (
     AddBorrower,
@@ -455,3 +455,13 @@ def test_without_a_node_no_value_and_no_owner_is_waited_for() -> None:
         Reply(b"ok", BorrowerAdded((theirs(2),))),
     ]
     assert tell(client, Want(theirs(3))) == [Resolve(theirs(3), lost)]
+
+
+def test_a_worker_that_is_gone_is_not_told_that_its_refs_were_taken() -> None:
+    client = new_client()
+    leased(client, W1)
+    tell(client, submit(1))
+    result = done(1, contained=((theirs(1),),))
+    assert Send(OTHER, AddBorrower((theirs(1),))) in hear(client, W1, CallsDone(1, [result]))
+    assert Hangup(W1) in tell(client, Drained(W1))
+    assert hear(client, OTHER, BorrowerAdded((theirs(1),))) == []

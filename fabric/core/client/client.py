@@ -409,6 +409,7 @@ class ClientMachine:
         self.tasks.on_drained(message.peer, effects)
         self.actors.on_drained(message.peer, effects)
         self.introduced.pop(message.peer, None)
+        self.references.worker_gone(message.peer)
         return [*effects, Hangup(message.peer)]
 
     def on_client_died(self, source: Address, message: ClientDied, now: float) -> list[Effect]:

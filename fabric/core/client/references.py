@@ -259,6 +259,13 @@ class References:
             effects += self._pass(barrier)
         return effects
 
+    def worker_gone(self, worker: Address) -> None:
+        """It is not told any more that its refs were taken: a new link would begin."""
+        for barrier in [one for waiting in self._barriers.values() for one in waiting]:
+            barrier.effects = [
+                one for one in barrier.effects if type(one) is not Send or one.peer != worker
+            ]
+
     def _pass(self, barrier: Barrier) -> list[Effect]:
         effects = list(barrier.effects)
         for object_id in barrier.unholds:
