@@ -370,15 +370,18 @@ def method(*functions: Callable[..., Any], **options: Any) -> Any:
 def get_actor(name: str, namespace: str | None = None) -> Any:
     """The handle of the living actor of that name; `ValueError` if there is none.
 
-    The handle does not keep the actor alive: its maker's handles do, unless it is detached.
+    The handle counts like any other: the actor lives while there is one, unless it is detached.
     """
     client = clients.current_client()
     space = namespace or client.job.namespace
     answer = client.ask(lambda request: GetNamedActor(request, name, space))
     spec: ActorSpec | None = answer.spec
-    if spec is None:
+    token = None if spec is None else client.shared.revive(ObjectId(spec.actor_id))
+    if spec is not None and token is not None and not spec.is_detached:
+        client.shared.register([token._id], client.answer_s)
+    if spec is None or token is None or type(token._value) is Failure:  # its last handle is gone
         raise ValueError(f"no living actor has the name {name!r} in the namespace {space!r}")
-    return ActorHandle(client.shared.revive(ObjectId(spec.actor_id)), spec.class_name, 0, {})
+    return ActorHandle(token, spec.class_name, 0, {})
 
 
 def kill(handle: Any, *, no_restart: bool = True) -> None:

@@ -43,7 +43,7 @@ class Limits:
     lease_quantum_s: float = 0.1
     """A working lease is recalled for a waiting client after this long."""
     leases_wanted_max: int = 1024
-    """Workers of one shape that one client asks for at a time."""
+    """Workers of one shape that one client asks for beyond those that work for it already."""
     workers_max: int = 256
     """Worker processes of a node, those of actors included."""
     worker_idle_s: float = 60.0

@@ -10,7 +10,7 @@ from fabric.core.effects import (
     StartWorker,
     StopWorker,
 )
-from fabric.core.events import PeerLost, ProcessEnded, WorkerExited
+from fabric.core.events import PeerLost, ProcessEnded, ShutDown, WorkerExited
 from fabric.core.node.node import NodeMachine
 from fabric.protocol.messages import (
     ActorChanged,
@@ -29,6 +29,7 @@ from fabric.protocol.messages import (
     GetView,
     JoinNode,
     LeaseReturned,
+    LeaveNode,
     NodeFenced,
     NodeHeartbeat,
     NodeJoined,
@@ -87,8 +88,9 @@ def test_a_worker_that_dies_is_reported_to_its_client_with_how_far_it_came() -> 
     node = ready(1)
     hear(node, ME, requested(1))
     progress = Progress(me_of(ME), 1, 4, finished=False)
-    assert tell(node, killed(W1, progress))[:2] == [
+    assert tell(node, killed(W1, progress))[:3] == [
         Send(ME, WorkerDied(W1, 1, progress, KILLED)),
+        Send(ME, ClientDied(me_of(W1))),  # whether or not it was one: others may have heard it
         Hangup(W1),
     ]
     assert node.resources.free == {"CPU": 20_000}
@@ -98,7 +100,15 @@ def test_a_worker_that_dies_is_reported_to_its_former_clients_too() -> None:
     node = ready(1)
     hear(node, ME, requested(1))
     hear(node, ME, ReturnLease(1))
-    assert tell(node, killed(W1))[:2] == [Send(ME, WorkerDied(W1, 0, None, KILLED)), Hangup(W1)]
+    assert tell(node, killed(W1))[:3] == [
+        Send(ME, WorkerDied(W1, 0, None, KILLED)),
+        Send(ME, ClientDied(me_of(W1))),
+        Hangup(W1),
+    ]
+
+
+def test_a_worker_that_ran_nothing_was_no_client() -> None:
+    assert tell(registered(ready(1)), killed(W1))[0] == Hangup(W1)
 
 
 def test_the_last_words_of_a_worker_are_in_its_failure() -> None:
@@ -177,7 +187,11 @@ def test_with_its_driver_a_job_ends() -> None:
         Send(W2, ClientDied(me_of(ME))),
         Hangup(ME),
     ]
-    assert tell(node, killed(W1)) == [Hangup(W1), StartWorker(me_of(W3))]  # nobody is told
+    assert tell(node, killed(W1)) == [
+        Send(OTHER, ClientDied(me_of(W1))),  # and nobody is told of calls
+        Hangup(W1),
+        StartWorker(me_of(W3)),
+    ]
 
 
 def test_the_leases_of_a_client_that_died_are_recalled() -> None:
@@ -261,7 +275,7 @@ def test_a_constructor_that_raised_is_reported_and_its_worker_may_go() -> None:
     placed(node)
     failed = ActorFailed(a(5), 1, RAISED, may_restart=False)
     assert hear(node, W1, failed) == [Send(CONTROL, failed), Send(W1, EndWorker())]
-    assert tell(node, killed(W1))[0] == Hangup(W1)  # told already
+    assert tell(node, killed(W1))[:2] == [Send(ME, ClientDied(me_of(W1))), Hangup(W1)]
 
 
 def test_an_actor_that_is_told_to_end_is_killed_and_its_end_has_that_reason() -> None:
@@ -400,3 +414,10 @@ def test_half_a_cpu_is_half_a_cpu() -> None:
     node = ready(2, cpus=1)
     assert hear(node, ME, requested(4, HALF)) == [granted(1, W1), granted(2, W2)]
     assert node.resources.free == {"CPU": 0}
+
+
+def test_a_node_that_is_shut_down_has_itself_counted_out_and_beats_no_more() -> None:
+    node = ready(1)
+    hear(node, CONTROL, NodeJoined(1, "test"))
+    assert tell(node, ShutDown()) == [Send(W1, EndWorker()), Send(CONTROL, LeaveNode())]
+    assert hear(node, CONTROL, NodeFenced(), now=100.0) == []

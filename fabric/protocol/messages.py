@@ -22,7 +22,7 @@ from fabric.protocol.values import (
     Value,
 )
 
-PROTOCOL = 2
+PROTOCOL = 3
 """The wire integer: two processes talk only if theirs are equal."""
 
 
@@ -434,6 +434,10 @@ class NodeHeartbeat(Message, frozen=True, array_like=True, tag="node_heartbeat",
     view: NodeView
 
 
+class LeaveNode(Message, frozen=True, array_like=True, tag="leave_node", gc=False):
+    """node -> control store. I end in order: count me out now, and not when I have been silent."""
+
+
 class NodeFenced(Message, frozen=True, array_like=True, tag="node_fenced", gc=False):
     """control store -> node. I declared you dead: end, or join again as somebody new."""
 
@@ -495,6 +499,6 @@ AnyMessage = (
     | CreateActor | ActorRefused | WatchActor | ActorChanged | EndActor | GetNamedActor | NamedActor
     | PlaceActor | StartActor | ActorStarted | ActorFailed | StopActor
     | PutFunction | GetFunction | FunctionFound | FlushOutput | GetView | View | ViewChanged
-    | JoinNode | NodeJoined | NodeHeartbeat | NodeFenced | RegisterJob | EndJob
+    | JoinNode | NodeJoined | NodeHeartbeat | LeaveNode | NodeFenced | RegisterJob | EndJob
 )  # fmt: skip
 """The closed set of messages; a frame's body is a list of them."""

@@ -72,11 +72,11 @@ class NodeProcess:
             host=socket.gethostname(),
             pid=os.getpid(),
         )
-        endpoint = Endpoint(
+        self.endpoint = Endpoint(
             settings.node, self.machine, cluster=settings.cluster, limits=settings.limits
         )
         self.loop = Loop(
-            endpoint,
+            self.endpoint,
             self.context,
             settings.runtime_directory,
             clock=time.monotonic,
@@ -107,12 +107,18 @@ class NodeProcess:
         """End the workers, and leave nothing behind."""
         deadline = time.monotonic() + CLOSE_GRACE_S
         self.loop.tell(ShutDown())
-        while len(self.workers) and time.monotonic() < deadline:
+        self.loop.turn(0.0)
+        while self._is_leaving() and time.monotonic() < deadline:
             self.loop.turn(deadline - time.monotonic())
         self.workers.close(0.0)
         self.loop.close(0.1)
         self.context.destroy(linger=100)
         self.files.close()
+
+    def _is_leaving(self) -> bool:
+        """Workers still end, or a control store that will be read again has not counted us out."""
+        is_told = not self.endpoint.unacknowledged(self.settings.control)
+        return len(self.workers) > 0 or not (is_told or self.settings.driver_pid)
 
     def perform(self, effect: Effect) -> None:
         """Do what the machine asked for."""

@@ -25,7 +25,6 @@ from fabric.core.events import (
     CallRan,
     CallResumed,
     Quit,
-    Register,
     SegmentWritten,
     WantSegment,
 )
@@ -211,18 +210,16 @@ class WorkerShell:
     def _register_kept(self, has_refs: bool = False) -> None:
         """Refs that outlive the call are counted by their owners before its answer leaves.
 
-        Of refs in the answer that are our own, our client must have heard by then, too: whoever
-        gets the answer asks it, and the two loops of this process do not wait for each other.
+        Also those that only calls still need which it made and has not waited for. Of refs in the
+        answer that are our own, our client must have heard by then, too: whoever gets the answer
+        asks it, and the two loops of this process do not wait for each other.
         """
         client = clients.client_or_none()
         if client is None:
             return
-        kept = client.shared.take_fresh()
-        if kept or has_refs:
-            request = b"kept" + client.next_call()
-            answer = client.questions.expect(request)
-            client.tell(Register(request, tuple(kept)))
-            answer.wait(REGISTER_S)
+        has_borrowed, kept = client.shared.take_fresh()
+        if has_borrowed or has_refs:
+            client.shared.register(kept, REGISTER_S)
 
     def _new_client(self) -> clients.Client:
         job = self.execution.job

@@ -8,6 +8,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 
+from fabric.core.events import ShutDown
 from fabric.core.machine import InvariantError
 from fabric.ids import call_of
 from tests.sim.processes import DriverProcess
@@ -61,9 +62,10 @@ def every(simulation: Simulation, rate: Callable[[], float], action: Callable[[]
 def pause(simulation: Simulation) -> None:
     """Somebody stands still for a while."""
     world = simulation.world
-    process = world.random.choice(simulation.processes())
-    process.pause(world.delay(world.draw.pause_s))
-    world.fault("pause")
+    processes = simulation.processes()
+    if processes:  # all may be dead at once
+        world.random.choice(processes).pause(world.delay(world.draw.pause_s))
+        world.fault("pause")
 
 
 def crash_worker(simulation: Simulation) -> None:
@@ -132,6 +134,9 @@ def play(simulation: Simulation) -> None:
     run_until(simulation, world.now + QUIET_S, lambda: False)
     simulation.checkers.gone()
     simulation.is_over = True
+    simulation.node.shell.tell(ShutDown())
+    run_until(simulation, world.now + QUIET_S, lambda: False)
+    simulation.checkers.shut_down()
 
 
 def why_it_waits(driver: DriverProcess) -> list[str]:

@@ -35,7 +35,6 @@ from fabric.core.events import (
     Ask,
     CallOverran,
     CallRan,
-    Leave,
     OutputDrained,
     Register,
     SegmentRecycled,
@@ -143,7 +142,7 @@ class DriverProcess(SimProcess):
         if isinstance(answer, FlushOutput):
             self.simulation.checkers.output.flushed(self.me)
         if self.is_alive:
-            self.client.tell(Leave())
+            self.client.leave()
             self.world.after(1.0, partial(self.end, is_orderly=True))
 
 
@@ -228,11 +227,12 @@ class Worker(Shell):
     def _register(self, then: Any, has_refs: bool = False) -> None:
         """Refs that outlive the call are counted by their owners before its answer leaves.
 
-        Of those in the answer that are our own, our client must have heard by then, too.
+        Also those that only calls still need which it made. Of those in the answer that are our
+        own, our client must have heard by then, too.
         """
         client = self.home.client
-        kept = client.refs.take_fresh()
-        if not kept and not has_refs:
+        has_borrowed, kept = client.refs.take_fresh()
+        if not has_borrowed and not has_refs:
             then()
             return
         request = b"kept" + client.refs.next_call()
@@ -308,7 +308,7 @@ class WorkerProcess(SimProcess):
     def leave(self) -> None:
         """It was told to end, and has said all."""
         if self._client is not None and self.is_alive:
-            self._client.tell(Leave())
+            self._client.leave()
         self.world.after(0.05, self._leave)
 
     def _leave(self) -> None:

@@ -26,8 +26,10 @@ from fabric.core.events import (
     CallResumed,
     Drained,
     Event,
+    Leave,
     OutputPrinted,
     PeerLost,
+    Register,
     SegmentWritten,
     WantSegment,
 )
@@ -213,6 +215,7 @@ class Client(Shell):
         self.refs = Refs(self)
         self.questions: dict[bytes, Callable[[Any], None]] = {}
         self.writes: dict[ObjectId, Callable[[WriteSegment], None]] = {}
+        self.is_leaving = False
         self._defined: dict[FunctionId, bool] = {}
         limits = process.simulation.limits
         place = address("c", me)
@@ -233,9 +236,14 @@ class Client(Shell):
         self.simulation.checkers.told(self, event)
         self.tell(event)
 
-    def is_owned(self, name: ObjectId) -> bool:
-        """The machine answers for it."""
-        return name in self.machine.references.objects.owned
+    def leave(self) -> None:
+        """It ends in order."""
+        self.is_leaving = True
+        self.tell(Leave())
+
+    def is_known(self, name: ObjectId) -> bool:
+        """The machine has the value, and keeps it."""
+        return self.machine.references.value_of(name) is not None
 
     def unpin(self, segment: str) -> None:
         """A view is gone."""
@@ -331,6 +339,9 @@ class Thread:
         elif isinstance(step, programs.Ask):
             self.client.questions[step.request] = self.advance_soon
             self.client.tell_client(Ask(step.request, step.make))
+        elif isinstance(step, programs.Count):
+            self.client.questions[step.request] = self.advance_soon
+            self.client.tell_client(Register(step.request, step.object_ids))
         else:
             self.world.fault("poison call")
             self.process.crash()
@@ -342,8 +353,8 @@ class Thread:
     def _get(self, refs: list[SimRef]) -> None:
         self._waits += 1
         held = [self.client.refs.hold(one) for one in refs]
-        pending = [one for one in held if one.value is None]
-        self.waiting_for = {one.object_id: None for one in pending}
+        pending = {one.object_id: one for one in held if one.value is None}
+        self.waiting_for = dict.fromkeys(pending)
 
         def resolved(ref: SimRef) -> None:
             self.waiting_for.pop(ref.object_id, None)
@@ -353,7 +364,7 @@ class Thread:
         if not pending:
             self.advance_soon_with(held)
             return
-        for ref in pending:
+        for ref in pending.values():
             ref.waiters.append(lambda ref=ref: resolved(ref))
             self.client.refs.expect(ref)
         if self.blocking is not None:
@@ -375,15 +386,14 @@ class Thread:
         if self.is_blocked and self.blocking is not None:
             self.is_blocked = False
             self.blocking.on_resumed()
-        for ref in held:
-            read(self.client, ref)
+        inner = [one for ref in held for one in read(self.client, ref)]
         for ref in held:
             self.client.refs.drop(ref)
-        self.advance([one.value for one in held])
+        self.advance(inner)
 
 
-def read(client: Client, ref: SimRef) -> None:
-    """Look into a value: refs inside it come to life, and go again."""
+def read(client: Client, ref: SimRef) -> list[SimRef]:
+    """Look into a value: refs inside it come to life."""
     value = ref.value
     if isinstance(value, Sealed):
         store = client.simulation.store
@@ -391,15 +401,13 @@ def read(client: Client, ref: SimRef) -> None:
             ref.segment = value.segment
         if not ref.segment:
             client.simulation.checkers.unreadable(client, ref.object_id, value)
-            return
+            return []
         value = store.files[value.segment].content
     if type(value) is not bytes or not value:
-        return
+        return []
     content = decoded(value)
     client.simulation.checkers.read(client, ref.object_id, content)
-    inner = [client.refs.hold(client.refs.revive(ObjectId(one))) for one in content.refs]
-    for one in inner:
-        client.refs.drop(one)
+    return [client.refs.hold(client.refs.revive(ObjectId(one))) for one in content.refs]
 
 
 def write(shell: Any, step: programs.Write, done: Callable[[Value], None]) -> None:

@@ -78,7 +78,7 @@ def draw_limits(random: Random) -> Limits:
         beat_s=pick((0.02, 0.1, 0.3)),
         lease_idle_s=pick((0.0, 0.05, 1.0)),
         lease_quantum_s=pick((0.02, 0.1)),
-        leases_wanted_max=pick((64, 1024)),  # fewer may all wait for each other
+        leases_wanted_max=pick((1, 2, 64, 1024)),
         workers_max=pick((1, 2, 8, 40, 256, 256)),
         worker_idle_s=pick((0.02, 0.5, 60.0)),
         blocked_after_s=pick((0.0, 0.005)),

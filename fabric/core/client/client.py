@@ -417,6 +417,7 @@ class ClientMachine:
         self.tasks.on_drained(message.peer, effects)
         self.actors.on_drained(message.peer, effects)
         self.introduced.pop(message.peer, None)
+        self.references.worker_gone(message.peer)
         return [*effects, Hangup(message.peer)]
 
     def on_client_died(self, source: Address, message: ClientDied, now: float) -> list[Effect]:
@@ -437,6 +438,7 @@ class ClientMachine:
         self.tasks.clear()
         effects += self.actors.clear(failure)
         effects += self.allocations.node_lost(failure)
+        effects += self.references.node_lost(failure)
         for call in list(self.calls.pending.values()):
             if call.call_id in self.calls.pending:
                 self._fail(call, failure, effects)

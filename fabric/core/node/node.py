@@ -49,6 +49,7 @@ from fabric.protocol.messages import (
     GetView,
     JoinNode,
     LeaseReturned,
+    LeaveNode,
     NamedActor,
     NodeFenced,
     NodeHeartbeat,
@@ -341,6 +342,10 @@ class NodeMachine:
         if self._is_client(worker.incarnation):
             effects += self._client_gone(worker.incarnation, now)
             effects.append(Hangup(address("c", worker.incarnation)))
+        elif worker.job is not None and not self._is_gone(worker.incarnation):
+            # what it ran may have made it a client that spoke to others and not yet to us
+            died = ClientDied(worker.incarnation)
+            effects += [Send(address("c", one), died) for one in self.clients]
         self.store.writer_died(worker.address)
         return [*effects, Hangup(worker.address)]
 
@@ -403,8 +408,12 @@ class NodeMachine:
     # the control store and the end
 
     def on_shut_down(self, source: Address, message: ShutDown, now: float) -> list[Effect]:
-        """Nothing more is begun; idle workers end at once, others after what they run."""
-        return self.scheduling.end_all(now)
+        """Nothing more is begun; idle workers end at once, others after what they run.
+
+        From here on the control store counts us out, and we say nothing more to it.
+        """
+        self.epoch = 0
+        return [*self.scheduling.end_all(now), Send(self.control, LeaveNode())]
 
     def on_node_joined(self, source: Address, message: NodeJoined, now: float) -> list[Effect]:
         """We are in."""
@@ -426,6 +435,8 @@ class NodeMachine:
 
     def on_node_fenced(self, source: Address, message: NodeFenced, now: float) -> list[Effect]:
         """We were declared dead: what we did since then does not count."""
+        if self.scheduling.is_ending:
+            return []  # we have said so ourselves
         return [Exit("the control store declared this node dead")]
 
     def on_peer_lost(self, source: Address, message: PeerLost, now: float) -> list[Effect]:
