@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from fabric.config import load_limits
+from fabric.config import Limits, load_limits
 from fabric.context import ActorExit, running
-from fabric.exceptions import AlreadyRunningError, ClusterError
+from fabric.exceptions import AlreadyRunningError, ClusterError, ConfigError
 from fabric.options import check_totals, resources_of
 from fabric.protocol.values import Failure, NodeView
 from fabric.refs import ObjectRef
@@ -78,6 +78,7 @@ def init(
     resources: Mapping[str, float] | None = None,
     object_store_memory: int | None = None,
     namespace: str | None = None,
+    inline: bool = False,
 ) -> Context:
     """Begin a session: in the cluster named, else the one FABRIC_ADDRESS names, else a private
     fabric.
@@ -86,7 +87,13 @@ def init(
     ``resources`` and ``object_store_memory`` (bytes) describe this machine to a private fabric.
     Saying the same twice is fine; something else while a session goes on is an
     `AlreadyRunningError`.
+
+    With ``inline`` (or FABRIC_MODE=inline, whatever the address) calls run in this very process,
+    each where it is made: the same values, copies and errors, one thread, and `breakpoint` works.
+    What needs more is a `NeedsConcurrencyError`.
     """
+    if inline and address is not None:
+        raise ConfigError("An inline session has no address: it is in this process.")
     where = os.environ.get("FABRIC_ADDRESS", "") if address is None else address
     asked = {
         "address": where,
@@ -95,11 +102,12 @@ def init(
         "resources": dict(resources) if resources is not None else None,
         "object_store_memory": object_store_memory,
         "namespace": namespace,
+        "inline": True if inline or _is_inline_mode() else None,
     }
     totals = check_totals(num_cpus, num_gpus, resources)
     with _session_lock:
         client = clients.client_or_none()
-        if clients.is_worker():
+        if _is_in_call():
             return Context(clients.current_client())
         if client is not None and client.why_closed is None:
             _refuse_change(asked, is_address_given=address is not None)
@@ -107,6 +115,18 @@ def init(
         _begun_with.clear()
         _begun_with.update(asked)
         return Context(_begin(where, asked, totals))
+
+
+def _is_inline_mode() -> bool:
+    mode = os.environ.get("FABRIC_MODE", "")
+    if mode not in ("", "inline"):
+        raise ConfigError(f'FABRIC_MODE is "inline" or empty, not {mode!r}.')
+    return mode == "inline"
+
+
+def _is_in_call() -> bool:
+    """Whether the session is not this code's own: it runs in a worker, or inside an inline call."""
+    return clients.is_worker() or running.depth >= 0
 
 
 def _refuse_change(asked: Mapping[str, Any], is_address_given: bool) -> None:
@@ -121,9 +141,11 @@ def _refuse_change(asked: Mapping[str, Any], is_address_given: bool) -> None:
 
 def _begin(where: str, asked: Mapping[str, Any], totals: dict[str, float]) -> clients.Client:
     global _private
+    limits = load_limits()
+    if asked["inline"]:
+        return _begin_inline(asked["namespace"], totals, limits)
     from fabric.runtime import start
 
-    limits = load_limits()
     place = start.place_of(where)
     private = None
     if place is None:
@@ -149,12 +171,24 @@ def _begin(where: str, asked: Mapping[str, Any], totals: dict[str, float]) -> cl
     return client
 
 
+def _begin_inline(
+    namespace: str | None, totals: dict[str, float], limits: Limits
+) -> clients.Client:
+    from fabric.runtime.inline import new_inline_client
+
+    num_cpus, num_gpus = totals.pop("CPU", None), totals.pop("GPU", None)
+    client = new_inline_client(namespace, num_cpus, num_gpus, totals, limits)
+    client.start()
+    clients.set_client(client)
+    return client
+
+
 def shutdown() -> None:
     """End the session: no process, socket, file or shared memory of it is left. Idempotent."""
     global _private
     with _session_lock:
         client = clients.client_or_none()
-        if client is None or clients.is_worker():
+        if client is None or _is_in_call():
             return
         is_fork = client.pid != os.getpid()
         clients.set_client(None)

@@ -118,14 +118,19 @@ def start_private(
 def new_driver(place: Place, namespace: str | None, limits: Limits) -> Client:
     """The client of a driver, not yet started."""
     incarnation = Incarnation(os.urandom(8))
-    job = JobSpec(
-        JobId(incarnation),
-        tuple(os.path.abspath(one) for one in sys.path),
-        os.getcwd(),
-        namespace or incarnation.hex(),
-    )
+    job = new_job(incarnation, namespace)
     entrypoint = " ".join(sys.argv)[:1000]
     return Client(incarnation, place, job, limits, is_driver=True, entrypoint=entrypoint)
+
+
+def new_job(driver: Incarnation, namespace: str | None) -> JobSpec:
+    """What workers have to know of this driver's program."""
+    return JobSpec(
+        JobId(driver),
+        tuple(os.path.abspath(one) for one in sys.path),
+        os.getcwd(),
+        namespace or driver.hex(),
+    )
 
 
 def connect(client: Client, private: PrivateFabric | None) -> None:
