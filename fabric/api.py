@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from fabric.config import Limits, load_limits
+from fabric.config import load_limits
 from fabric.context import ActorExit, running
-from fabric.exceptions import AlreadyRunningError, ClusterError, ConfigError
+from fabric.exceptions import AlreadyRunningError, ClusterError
 from fabric.options import check_totals, resources_of
 from fabric.protocol.values import Failure, NodeView
 from fabric.refs import ObjectRef
@@ -88,12 +88,10 @@ def init(
     Saying the same twice is fine; something else while a session goes on is an
     `AlreadyRunningError`.
 
-    With ``inline`` (or FABRIC_MODE=inline, whatever the address) calls run in this very process,
-    each where it is made: the same values, copies and errors, one thread, and `breakpoint` works.
-    What needs more is a `NeedsConcurrencyError`.
+    With ``inline`` (or FABRIC_MODE=inline) there is no fabric, whatever the address: calls run in
+    this very process, each where it is made, one at a time, and `breakpoint` works. Values, copies
+    and errors are the same; what needs more is a `NeedsConcurrencyError`.
     """
-    if inline and address is not None:
-        raise ConfigError("An inline session has no address: it is in this process.")
     where = os.environ.get("FABRIC_ADDRESS", "") if address is None else address
     asked = {
         "address": where,
@@ -102,7 +100,7 @@ def init(
         "resources": dict(resources) if resources is not None else None,
         "object_store_memory": object_store_memory,
         "namespace": namespace,
-        "inline": True if inline or _is_inline_mode() else None,
+        "inline": inline or bool(os.environ.get("FABRIC_MODE")) or None,
     }
     totals = check_totals(num_cpus, num_gpus, resources)
     with _session_lock:
@@ -115,13 +113,6 @@ def init(
         _begun_with.clear()
         _begun_with.update(asked)
         return Context(_begin(where, asked, totals))
-
-
-def _is_inline_mode() -> bool:
-    mode = os.environ.get("FABRIC_MODE", "")
-    if mode not in ("", "inline"):
-        raise ConfigError(f'FABRIC_MODE is "inline" or empty, not {mode!r}.')
-    return mode == "inline"
 
 
 def _is_in_call() -> bool:
@@ -141,11 +132,11 @@ def _refuse_change(asked: Mapping[str, Any], is_address_given: bool) -> None:
 
 def _begin(where: str, asked: Mapping[str, Any], totals: dict[str, float]) -> clients.Client:
     global _private
-    limits = load_limits()
     if asked["inline"]:
-        return _begin_inline(asked["namespace"], totals, limits)
+        return _begin_inline(asked["namespace"], totals)
     from fabric.runtime import start
 
+    limits = load_limits()
     place = start.place_of(where)
     private = None
     if place is None:
@@ -171,13 +162,11 @@ def _begin(where: str, asked: Mapping[str, Any], totals: dict[str, float]) -> cl
     return client
 
 
-def _begin_inline(
-    namespace: str | None, totals: dict[str, float], limits: Limits
-) -> clients.Client:
+def _begin_inline(namespace: str | None, totals: dict[str, float]) -> clients.Client:
     from fabric.runtime.inline import new_inline_client
 
     num_cpus, num_gpus = totals.pop("CPU", None), totals.pop("GPU", None)
-    client = new_inline_client(namespace, num_cpus, num_gpus, totals, limits)
+    client = new_inline_client(namespace, num_cpus, num_gpus, totals, load_limits())
     client.start()
     clients.set_client(client)
     return client

@@ -24,7 +24,7 @@ from typing import Any
 from fabric.config import Limits
 from fabric.context import running
 from fabric.core.events import Leave
-from fabric.exceptions import NeedsConcurrencyError, SessionEndedError
+from fabric.exceptions import ConfigError, NeedsConcurrencyError, SessionEndedError
 from fabric.ids import Address, Incarnation, ObjectId, address
 from fabric.protocol.values import UNIT, Failure, JobSpec, Value
 from fabric.refs import ObjectRef
@@ -32,6 +32,9 @@ from fabric.runtime.client import Client, Place, Ref
 from fabric.runtime.inline_fabric import InlineFabric
 from fabric.runtime.settings import resource_units
 from fabric.runtime.waits import Courier, Waiting
+
+MODE = "inline"
+"""What FABRIC_MODE may say."""
 
 logger = logging.getLogger("fabric")
 
@@ -184,6 +187,9 @@ def new_inline_client(
     limits: Limits,
 ) -> InlineClient:
     """The client of a driver that runs its calls itself, on a machine with these resources."""
+    mode = os.environ.get("FABRIC_MODE") or MODE
+    if mode != MODE:
+        raise ConfigError(f"FABRIC_MODE is {MODE!r} or empty, not {mode!r}.")
     from fabric.runtime.start import new_job
 
     return InlineClient(

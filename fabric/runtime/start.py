@@ -123,16 +123,6 @@ def new_driver(place: Place, namespace: str | None, limits: Limits) -> Client:
     return Client(incarnation, place, job, limits, is_driver=True, entrypoint=entrypoint)
 
 
-def new_job(driver: Incarnation, namespace: str | None) -> JobSpec:
-    """What workers have to know of this driver's program."""
-    return JobSpec(
-        JobId(driver),
-        tuple(os.path.abspath(one) for one in sys.path),
-        os.getcwd(),
-        namespace or driver.hex(),
-    )
-
-
 def connect(client: Client, private: PrivateFabric | None) -> None:
     """Start the client and wait for its node's welcome."""
     client.start()
@@ -164,4 +154,14 @@ def place_of(where: str) -> Place | None:
     raise ConfigError(
         f"The address {where!r} is none that this version knows.",
         advice='Give "auto" for the cluster of this machine, or nothing for a private one.',
+    )
+
+
+def new_job(driver: Incarnation, namespace: str | None) -> JobSpec:
+    """What workers have to know of this driver's program."""
+    return JobSpec(
+        JobId(driver),
+        tuple(os.path.abspath(one) for one in sys.path),
+        os.getcwd(),
+        namespace or driver.hex(),
     )
