@@ -467,7 +467,7 @@ def an_actor_leaves() -> Any:
     return before.get(WAIT_S), *kinds
 
 
-@program(Error((exceptions.ActorDiedError,), "its constructor raised KeyError: 'no key'"))
+@program(Error((exceptions.ActorDiedError,), "raised KeyError: 'no key'"))
 def an_actor_whose_constructor_fails() -> Any:
     broken = Brokens.remote("key")
     return broken.read.remote().get(WAIT_S)
