@@ -109,7 +109,7 @@ def values_in_order() -> Any:
 
 @program((3, 7, 12))
 def refs_are_arguments_and_nested_ones_stay_refs() -> Any:
-    one = add.remote(add.remote(add.remote(0)))  # type: ignore[arg-type]
+    one = add.remote(add.remote(add.remote(0)))
     inner = same.remote({"inner": add.remote(5)}).get(WAIT_S)["inner"]
     made = make_refs.remote(3).get(WAIT_S)
     pending = fabric.get(made["pending"], WAIT_S)
@@ -122,7 +122,7 @@ def arguments_and_results_are_copies() -> Any:
     ref = spoil.remote(items)
     ref.get(WAIT_S).append(100)
     kept = fabric.put(items)
-    spoil.remote(kept).get(WAIT_S)  # type: ignore[arg-type]
+    spoil.remote(kept).get(WAIT_S)
     return items, ref.get(), spoil.remote(items).get(WAIT_S), kept.get()
 
 
@@ -201,7 +201,7 @@ def an_error_is_the_users_type() -> Any:
 @program(([13, 14], ["fail", "fail"], "fail", True))
 def an_error_has_its_attributes_and_its_frames() -> Any:
     errors: Any = [
-        add.remote(1, fail_number.remote(13)).future().exception(WAIT_S),  # type: ignore[arg-type]
+        add.remote(fabric.arg(fail_number.remote(13))).future().exception(WAIT_S),
         fail_deeper.remote(2, 14).future().exception(WAIT_S),
     ]
     shown = "".join(traceback.format_exception(errors[0]))
@@ -280,7 +280,7 @@ def every_wait() -> Any:
     completed = sorted(ref.get() for ref in fabric.as_completed(refs, timeout=WAIT_S))
 
     async def gathered() -> list[int]:
-        found: list[int] = await asyncio.gather(*[add.remote(ref) for ref in refs])  # type: ignore[arg-type]
+        found: list[int] = await asyncio.gather(*[add.remote(ref) for ref in refs])
         async for ref in fabric.as_completed(refs):
             await ref
         return found

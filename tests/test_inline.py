@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 import fabric
-from fabric import exceptions, task
+from fabric import exceptions, spawn, task
+from fabric.core.events import Drained, Event, PeerLost, Register, SegmentWritten, WantSegment
 from fabric.runtime.client import client_or_none
+from fabric.runtime.inline import InlineClient
 from tests.api_work import add, same
 from tests.mode_programs import PROGRAMS, RESOURCES, Error, Ledgers, Tellers
 from tests.system.work import depth
@@ -55,6 +57,17 @@ def test_a_program_gives_in_one_process_what_is_expected(name: str) -> None:
 def test_every_program_gives_the_same_on_a_private_fabric() -> None:
     with fabric.init(**RESOURCES):
         assert not [found for name in PROGRAMS if (found := difference(name))]
+
+
+NOT_OF_USERS = {Drained, PeerLost, Register, SegmentWritten, WantSegment}
+"""What a client hears from its loop, of shared memory, or as a worker's: never from a user."""
+
+
+def test_all_that_users_say_to_a_client_is_done_inline(session: fabric.Context) -> None:
+    client = client_or_none()
+    assert isinstance(client, InlineClient)
+    said = {one for one in client.machine._on if issubclass(one, Event)}
+    assert said - NOT_OF_USERS == client.fabric.hears()
 
 
 # ---------------------------------------- one thread
@@ -105,7 +118,7 @@ def test_a_coroutine_that_cannot_end_is_the_same_error(session: fabric.Context) 
         def later(self) -> int:
             return 1
 
-    waiter: Any = Waiter.remote()
+    waiter: Any = spawn(Waiter)
     with pytest.raises(exceptions.NeedsConcurrencyError):
         waiter.wait.remote(waiter).get()
 
@@ -127,7 +140,7 @@ def test_calls_that_wait_for_arguments_run_when_these_are_there(session: fabric.
     def spawned(first: Any) -> Any:
         return Ledgers.remote(first)
 
-    later: Any = Later.remote()
+    later: Any = spawn(Later)
     total, read = later.plan.remote(later).get()
     assert fabric.get([total, read]) == [11, [5]]
 
@@ -336,7 +349,7 @@ def test_what_ends_a_worker_ends_an_attempt(session: fabric.Context, tmp_path: A
         def stay(self) -> int:
             return 1
 
-    leaver: Any = Leaver.remote()
+    leaver: Any = spawn(Leaver)
     with pytest.raises(exceptions.ActorUnavailableError, match="exited with code 1"):
         leaver.leave.remote().get()
     assert leaver.stay.remote().get() == 1

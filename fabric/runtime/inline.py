@@ -85,11 +85,11 @@ class InlineClient(Client):
         self.waits = InlineWaiting(self)
         self.blocking = InlineBlocking(self.turn)
         self.cpus = -(-units.get("CPU", 0) // UNIT)
-        self._fabric = InlineFabric(self, units)
+        self.fabric = InlineFabric(self, units)
 
     def start(self) -> None:
         """From now on, what is told is done."""
-        self.tell = self._fabric.hear
+        self.tell = self.fabric.hear
         self.registered.set()
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class InlineClient(Client):
         if self.why_closed is not None:
             return
         self.why_closed = SessionEndedError("The session of this ref or handle is over.")
-        self._fabric.hear(Leave())
+        self.fabric.hear(Leave())
         self.tell = lambda event: None
         self._fail_everything(Failure("session_ended", self.why_closed.text))
 

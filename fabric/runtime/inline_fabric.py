@@ -88,10 +88,17 @@ class InlineFabric:
         if react is not None:
             react(event)
             return
+        react = self._on.get(type(event))
+        if react is None:
+            raise TypeError(f"an inline session cannot do {event!r}")
         with self.turn:
             self.actors.bury()
-            self._on[type(event)](event)
+            react(event)
             self.actors.bury()
+
+    def hears(self) -> frozenset[type]:
+        """The events that it knows."""
+        return frozenset((*self._on, *self._on_aside))
 
     # calls
 
