@@ -32,8 +32,8 @@ lint: $(VENV)/.installed-test
 	$(SAY) "ruff format, ruff check"
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/ruff check --quiet .
-	$(SAY) "mypy --strict fabric cli"
-	@$(BIN)/mypy --strict fabric cli
+	$(SAY) "mypy --strict fabric cli tests"
+	@$(BIN)/mypy --strict fabric cli tests
 
 fast: $(VENV)/.installed-test  ## the tests that start no process and no simulation
 	@$(RUN) -m pytest -q -m "not system and not sim" $(PYTEST_FLAGS)
@@ -50,6 +50,7 @@ bench: $(VENV)/.installed-test  ## measure (nothing is asserted)
 
 docs: $(VENV)/.installed-test  ## write what is generated from the code
 	@$(RUN) -m tests.docs
+	@$(RUN) -m tests.transcripts
 
 clean:  ## remove the environment and every cache
 	@rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -58,6 +59,10 @@ clean:  ## remove the environment and every cache
 $(VENV)/bin/python:
 	$(SAY) "$(VENV), from $$($(PYTHON) --version)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) has no venv to make an environment with: apt-get install python3-venv (or make PYTHON=...)" >&2; \
+		exit 1; \
+	}
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python

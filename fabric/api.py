@@ -80,6 +80,7 @@ def init(
     object_store_memory: int | None = None,
     namespace: str | None = None,
     log_to_driver: bool = True,
+    inline: bool = False,
 ) -> Context:
     """Begin a session: in the cluster named, else the one FABRIC_ADDRESS names, else a private
     fabric.
@@ -89,6 +90,10 @@ def init(
     ``log_to_driver`` has what workers print appear here, with ``(name node/pid)`` before each line.
     Saying the same twice is fine; something else while a session goes on is an
     `AlreadyRunningError`.
+
+    With ``inline`` (or FABRIC_MODE=inline) there is no fabric, whatever the address: calls run in
+    this very process, each where it is made, one at a time, and `breakpoint` works. Values, copies
+    and errors are the same; what needs more is a `NeedsConcurrencyError`.
     """
     where = os.environ.get("FABRIC_ADDRESS", "") if address is None else address
     asked = {
@@ -99,11 +104,12 @@ def init(
         "object_store_memory": object_store_memory,
         "namespace": namespace,
         "log_to_driver": None if log_to_driver else False,
+        "inline": inline or bool(os.environ.get("FABRIC_MODE")) or None,
     }
     totals = check_totals(num_cpus, num_gpus, resources)
     with _session_lock:
         client = clients.client_or_none()
-        if clients.is_worker():
+        if _is_in_call():
             return Context(clients.current_client())
         if client is not None and client.why_closed is None:
             _refuse_change(asked, is_address_given=address is not None)
@@ -111,6 +117,11 @@ def init(
         _begun_with.clear()
         _begun_with.update(asked)
         return Context(_begin(where, asked, totals))
+
+
+def _is_in_call() -> bool:
+    """Whether the session is not this code's own: it runs in a worker, or inside an inline call."""
+    return clients.is_worker() or running.depth >= 0
 
 
 def _refuse_change(asked: Mapping[str, Any], is_address_given: bool) -> None:
@@ -125,6 +136,8 @@ def _refuse_change(asked: Mapping[str, Any], is_address_given: bool) -> None:
 
 def _begin(where: str, asked: Mapping[str, Any], totals: dict[str, float]) -> clients.Client:
     global _private
+    if asked["inline"]:
+        return _begin_inline(asked["namespace"], totals)
     from fabric.runtime import start
 
     limits = load_limits()
@@ -155,12 +168,22 @@ def _begin(where: str, asked: Mapping[str, Any], totals: dict[str, float]) -> cl
     return client
 
 
+def _begin_inline(namespace: str | None, totals: dict[str, float]) -> clients.Client:
+    from fabric.runtime.inline import new_inline_client
+
+    num_cpus, num_gpus = totals.pop("CPU", None), totals.pop("GPU", None)
+    client = new_inline_client(namespace, num_cpus, num_gpus, totals, load_limits())
+    client.start()
+    clients.set_client(client)
+    return client
+
+
 def shutdown() -> None:
     """End the session: no process, socket, file or shared memory of it is left. Idempotent."""
     global _private
     with _session_lock:
         client = clients.client_or_none()
-        if client is None or clients.is_worker():
+        if client is None or _is_in_call():
             return
         is_fork = client.pid != os.getpid()
         clients.set_client(None)

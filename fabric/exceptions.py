@@ -6,6 +6,7 @@
     ├── ConfigError (ValueError)        FAB-101   a setting does not make sense
     ├── SessionEndedError               FAB-102   a ref or handle of a session that is over
     ├── ForkedProcessError              FAB-103   used in a fork of a process that uses the fabric
+    ├── NeedsConcurrencyError           FAB-104   an inline session has one thread for everything
     ├── TaskError (+ the user's type)   FAB-200   the task or method raised
     ├── WorkerCrashedError              FAB-201   the worker's process ended under the call
     ├── OutOfMemoryError                FAB-202   the worker was ended to save the node's memory
@@ -89,6 +90,15 @@ class ForkedProcessError(FabricError):
     advice = (
         "Start the process with the 'spawn' method (`multiprocessing.get_context('spawn')`), or"
         " call tasks instead of forking."
+    )
+
+
+class NeedsConcurrencyError(FabricError):
+    """An inline session cannot do this: it runs every call in this process, one at a time."""
+
+    code = "FAB-104"
+    advice = (
+        "Run it on a private fabric (without `inline=True` and FABRIC_MODE), or wait for it later."
     )
 
 

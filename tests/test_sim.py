@@ -30,7 +30,7 @@ FAULTS = (
     "worker-client crash",
 )
 
-NEVER_SAID = frozenset(())
+NEVER_SAID: frozenset[str] = frozenset()
 """Messages that the model has no use for."""
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]

@@ -27,7 +27,7 @@ ERRORS = [
     for each in vars(exceptions).values()
     if isinstance(each, type) and issubclass(each, FabricError)
 ]
-ENVIRONMENT = {"FABRIC_ADDRESS", "FABRIC_HOME", "FABRIC_STORE"}
+ENVIRONMENT = {"FABRIC_ADDRESS", "FABRIC_HOME", "FABRIC_MODE", "FABRIC_STORE"}
 """Variables besides the limits; ``FABRIC_STORE`` is what a node tells its workers."""
 
 PUBLIC = [getattr(fabric, name) for name in fabric.__all__]

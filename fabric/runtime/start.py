@@ -120,12 +120,7 @@ def new_driver(
 ) -> Client:
     """The client of a driver, not yet started."""
     incarnation = Incarnation(os.urandom(8))
-    job = JobSpec(
-        JobId(incarnation),
-        tuple(os.path.abspath(one) for one in sys.path),
-        os.getcwd(),
-        namespace or incarnation.hex(),
-    )
+    job = new_job(incarnation, namespace)
     entrypoint = " ".join(sys.argv)[:1000]
     return Client(
         incarnation,
@@ -169,4 +164,14 @@ def place_of(where: str) -> Place | None:
     raise ConfigError(
         f"The address {where!r} is none that this version knows.",
         advice='Give "auto" for the cluster of this machine, or nothing for a private one.',
+    )
+
+
+def new_job(driver: Incarnation, namespace: str | None) -> JobSpec:
+    """What workers have to know of this driver's program."""
+    return JobSpec(
+        JobId(driver),
+        tuple(os.path.abspath(one) for one in sys.path),
+        os.getcwd(),
+        namespace or driver.hex(),
     )

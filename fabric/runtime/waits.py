@@ -38,8 +38,8 @@ Ref = ObjectRef[Any]
 class Blocking(Protocol):
     """What a worker wants to hear of waits that take a while."""
 
-    def on_blocked(self) -> None:
-        """A thread has waited for ``blocked_after_s`` and goes on waiting."""
+    def on_blocked(self, timeout: float | None) -> None:
+        """A thread has waited for ``blocked_after_s`` and goes on waiting, for so long in all."""
 
     def on_resumed(self) -> None:
         """It waits no longer."""
@@ -89,6 +89,10 @@ class Waiting:
             client.inflight[ref._id] = ref
             client.tell(Want(ref._id))
             client.check()
+
+    def expect_in_loop(self, ref: Ref) -> None:
+        """The same for a coroutine."""
+        self.expect(ref)
 
     def notify(self, ref: Ref) -> None:
         """The ref has its value: call its waiters once, and all countdowns."""
@@ -191,7 +195,7 @@ def block(
     short = client.limits.blocked_after_s
     if lock.acquire(timeout=short if timeout is None else max(0.0, min(short, timeout))):
         return True
-    blocking.on_blocked()
+    blocking.on_blocked(timeout)
     try:
         return _block(client, lock, deadline, pending)
     finally:
@@ -230,7 +234,7 @@ async def wait_in_loop(client: Client, ref: Ref) -> None:
     """Return when the ref has a value, while the running event loop goes on."""
     import asyncio
 
-    client.waits.expect(ref)
+    client.waits.expect_in_loop(ref)
     loop = asyncio.get_running_loop()
     arrived: asyncio.Future[None] = loop.create_future()
 
@@ -343,7 +347,7 @@ async def completed_in_loop(refs: list[Ref]) -> AsyncIterator[Ref]:
             loop.call_soon_threadsafe(arrivals.put_nowait, ref)
 
     for ref in list(pending):
-        ref._client.waits.expect(ref)
+        ref._client.waits.expect_in_loop(ref)
         if ref._client.waits.add_waiter(ref, waiter):
             arrivals.put_nowait(ref)
     while pending:

@@ -294,7 +294,7 @@ class Watchdog:
 
     # a thread of the running call that waits in `get`
 
-    def on_blocked(self) -> None:
+    def on_blocked(self, timeout: float | None) -> None:
         """The call has waited for a while: its share may be lent out."""
         self._tell(CallBlocked())
 

@@ -25,8 +25,8 @@ from tests.sim.refs import Content, decoded
 from tests.sim.world import Violation
 
 if TYPE_CHECKING:
-    from tests.sim.processes import WorkerProcess
-    from tests.sim.shells import Client, Shell, Worker
+    from tests.sim.processes import Worker, WorkerProcess
+    from tests.sim.shells import Client, Shell
     from tests.sim.simulation import Simulation
 
 STATES = {"pending": 0, "restarting": 0, "alive": 1, "dead": 2}

@@ -33,7 +33,8 @@ def link_hears_repeated_frames() -> Change:
     def on_numbered(self: Any, seq: int, frame: bytes, now: float) -> memoryview | None:
         if seq <= self._received:
             return memoryview(frame)[HEADER_BYTES:]
-        return original(self, seq, frame, now)
+        heard: memoryview | None = original(self, seq, frame, now)
+        return heard
 
     original: Any = Link._on_numbered
     return Link, "_on_numbered", on_numbered

@@ -6,6 +6,7 @@ order, as the runtime's loop does. What processes are made of, and how they die,
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fabric.core.client.client import ClientMachine
@@ -137,7 +138,8 @@ class Shell:
     # -- the turn
 
     def _clock(self) -> float:
-        return self.world.now + self.process.offset_s
+        now: float = self.world.now + self.process.offset_s
+        return now
 
     def wake(self) -> None:
         """A turn is due."""
@@ -365,7 +367,7 @@ class Thread:
             self.advance_soon_with(held)
             return
         for ref in pending.values():
-            ref.waiters.append(lambda ref=ref: resolved(ref))
+            ref.waiters.append(partial(resolved, ref))
             self.client.refs.expect(ref)
         if self.blocking is not None:
             after_s = self.client.limits.blocked_after_s

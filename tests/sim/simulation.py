@@ -29,7 +29,7 @@ class Simulation:
         self.world = World(seed)
         self.limits = self.world.draw.limits
         self.shells: dict[Address, Shell] = {}
-        self.network = Network(self.world, self.shells.get)
+        self.network = Network(self.world, lambda place: self.shells.get(place))
         self.store = StoreFiles()
         self.checkers = Checkers(self)
         self._pids = 0
