@@ -82,6 +82,7 @@ class Turn:
         """Measure once, and note what came out."""
         name = self.system.name
         unseen = [row.name for row in self.rows]
+        began = time.monotonic()
         with tempfile.TemporaryFile("w+") as errors:
             try:
                 for finding in self._findings(workers, scale, errors.fileno()):
@@ -94,6 +95,8 @@ class Turn:
                 left = end_descendants(LEFTOVERS_S)
             errors.seek(0)
             last = " ".join(errors.read().strip().splitlines()[-1:])[:200]
+        turn = f"{self.rows[0].family}, {name}"
+        samples.seconds[turn].append(round(time.monotonic() - began, 2))
         if reason or unseen:
             where = f"{name}, {unseen[0] if unseen else 'at its end'}"
             samples.failures.append(f"{where}: {reason or 'no figure'} {last}".strip())

@@ -90,7 +90,11 @@ ROWS = [
         "million",
         "{} tasks queued at once",
         "million",
-        {"growth": spent("driver's growth", "MB", Target(700)), "rate": rate("")},
+        {
+            "growth": spent("driver's growth", "MB", Target(700)),
+            "rate": rate(""),
+            "growth_call": spent("driver's growth a call", "KB", is_shown=False),
+        },
         queued_calls,
         1_000_000,
         verbs("submit"),
@@ -119,6 +123,7 @@ ROWS = [
         QUEUED,
         verbs("submit drivers"),
         {"ray": 20_000, "dask": 10_000},
+        least=5_000,
         start="shared",
     ),
 ]

@@ -45,6 +45,7 @@ class Run:
             "load_before": self.load_before,
             "shares": self.shares,
             "failures": self.samples.failures,
+            "turn_seconds": self.samples.seconds,
             "rows": rows_as_json(self.samples, self.rows),
         }
         return json.dumps(found, indent=1) + "\n"
@@ -60,6 +61,7 @@ def run_of(text: str) -> Run:
     found = json.loads(text)
     samples = samples_of(found["rows"])
     samples.failures = found["failures"]
+    samples.seconds.update(found["turn_seconds"])
     return Run(
         samples,
         [ROWS[name] for name in found["rows"] if name in ROWS],

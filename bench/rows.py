@@ -67,6 +67,8 @@ class Row:
     """Peer → its count, where the full one would take more than a minute."""
     peers: frozenset[str] = frozenset()
     """Only these are measured; empty means all that have the verbs."""
+    least: int = 2
+    """The count below which there is nothing to measure."""
     start: Literal["started", "shared", "cold"] = "started"
     """Whether the peer runs already, runs for several drivers, or is started by the row itself."""
     bare: Callable[[int], Figures] | None = None
@@ -78,7 +80,8 @@ class Row:
 
     def count_for(self, system: str, scale: float = 1.0) -> int:
         """The count of one system; with a scale below one, to see that everything works."""
-        return max(2 if scale < 1 else 1, round(self.fewer.get(system, self.count) * scale))
+        count = self.fewer.get(system, self.count)
+        return count if scale == 1 else max(min(self.least, count), round(count * scale))
 
 
 def verbs(text: str) -> frozenset[str]:

@@ -23,6 +23,8 @@ class Samples:
     counts: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
     """Row → system → how many calls (or what the row counts) it was measured with."""
     failures: list[str] = field(default_factory=list)
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Family and system → how long each of its turns took, start and end included."""
 
     def add(self, system: str, finding: Mapping[str, Any]) -> None:
         row = finding["row"]

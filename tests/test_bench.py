@@ -3,18 +3,21 @@
 How fast anything is, is not asserted anywhere.
 """
 
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from bench import quiet, readme
 from bench.peers import PEERS
 from bench.picture import Bar, picture
-from bench.report import Run, number, run_of, title
+from bench.report import Run, number, table, title
 from bench.rows import Metric, Row, Target, rate, spent
 from bench.samples import Samples
 from bench.soak import Memory, Phase
@@ -41,26 +44,42 @@ def run_bench(*words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("family", sorted({row.family for row in ROWS.values()}))
-def test_each_row_of_fabric_finds_every_figure_it_promises(family: str, tmp_path: Path) -> None:
-    rows = [row for row in ROWS.values() if row.family == family]
-    names, kept = ",".join(row.name for row in rows), tmp_path / "run.json"
-    words = ("--peers", "fabric", "--reps", "1", "--scale", str(TINY), "--json", str(kept))
-    run_bench("--rows", names, *words)
-    found = json.loads(kept.read_text())
-    assert found["failures"] == []
-    for row in rows:
-        samples = found["rows"][row.name]["samples"]
-        assert {name for name in samples if samples[name].get("fabric")} == set(row.metrics)
+@pytest.mark.parametrize("start", ["started", "shared", "cold"])
+def test_each_row_of_fabric_finds_every_figure_it_promises(start: str) -> None:
+    rows = [row for row in ROWS.values() if row.start == start]
+    hear, say = os.pipe()
+    words = ["fabric", *[row.name for row in rows], "--scale", str(TINY), "--out", str(say)]
+    command = [sys.executable, "-m", "bench.repetition", *words]
+    with open(hear) as heard:
+        subprocess.run(command, cwd=ROOT, pass_fds=[say], timeout=50, check=True)
+        os.close(say)
+        findings = [json.loads(line) for line in heard]
+    assert [(finding["row"], sorted(finding["figures"])) for finding in findings] == [
+        (row.name, sorted(row.metrics)) for row in rows
+    ]
 
 
 @pytest.mark.system
-def test_a_peer_that_is_not_installed_is_said_to_be(tmp_path: Path) -> None:
-    words = ("--rows", "nothing", "--reps", "1", "--scale", str(TINY))
-    kept = ("--json", str(tmp_path / "run.json"))
-    done = run_bench(*words, *kept, "--peers", "fabric,Pool")
-    assert "not" in done.stdout
-    assert list(run_of((tmp_path / "run.json").read_text()).versions) == ["fabric", "Pool"]
+def test_a_run_takes_turns_and_keeps_what_came_out(tmp_path: Path) -> None:
+    kept = tmp_path / "run.json"
+    words = ("--rows", "nothing,latency", "--peers", "fabric,Pool", "--scale", str(TINY))
+    run_bench(*words, "--reps", "2", "--json", str(kept))
+    found = json.loads(kept.read_text())
+    samples = found["rows"]["latency"]["samples"]["median"]
+    assert {system: len(values) for system, values in samples.items()} == {
+        "fabric": 2,
+        "Pool": 2,
+        "bare": 2,
+    }
+    assert list(found["versions"]) == ["fabric", "Pool"]
+    assert len(found["shares"]) == 2
+
+
+def test_a_peer_that_is_not_installed_is_said_to_be() -> None:
+    run = a_run(rows=[ROWS["nothing"]])
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table(run))
+    assert console.export_text().count("not installed") == 4 * len(ROWS["nothing"].metrics)
 
 
 def test_the_readme_is_refused_after_too_few_repetitions() -> None:
