@@ -92,7 +92,7 @@ ROWS = [
     Row(
         "creation",
         "create {} actors and call each",
-        "creation",
+        "actors",
         {"rate": rate("", Target(80, "ray"))},
         creations,
         20,

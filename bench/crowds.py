@@ -75,7 +75,7 @@ ROWS = [
     Row(
         "queued",
         "{} tasks queued at once",
-        "queued",
+        "crowds",
         {
             "rate": rate("", Target(50, "ray")),
             "growth_call": spent("driver's growth a call", "KB", Target(1.0)),
@@ -103,7 +103,7 @@ ROWS = [
     Row(
         "busy-driver",
         "{} calls of 1 ms while the driver computes",
-        "busy-driver",
+        "crowds",
         {
             "rate": rate(""),
             "kept": Metric("of the rate while it waits", "%", "more", (Target(50),)),

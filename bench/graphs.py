@@ -73,7 +73,7 @@ ROWS = [
     Row(
         "chain",
         "chain of {} dependent tasks, a link",
-        "graphs",
+        "calls",
         {
             "link": spent("", "µs", Target(0.1, "ray")),
             "cpu": spent("CPU a call, all processes", "µs", is_shown=False),
@@ -86,7 +86,7 @@ ROWS = [
     Row(
         "tree",
         "tree reduction of {} leaves",
-        "graphs",
+        "calls",
         {"seconds": spent("", "s", Target(0.05, "ray"))},
         tree,
         1_024,
@@ -95,7 +95,7 @@ ROWS = [
     Row(
         "arguments",
         "one task with {} refs as arguments",
-        "graphs",
+        "calls",
         {"milliseconds": spent("", "ms", Target(0.3, "ray"))},
         many_arguments,
         1_000,
@@ -104,7 +104,7 @@ ROWS = [
     Row(
         "wait",
         "wait for {} refs one by one",
-        "graphs",
+        "calls",
         {"seconds": spent("", "s", Target(0.1, "ray"))},
         waits,
         1_000,
@@ -113,7 +113,7 @@ ROWS = [
     Row(
         "nested",
         "two tasks that each run {} nested tasks",
-        "graphs",
+        "calls",
         {"rate": rate("", Target(20, "ray")), "cpu": spent("CPU a call", "µs", is_shown=False)},
         nests,
         1_000,

@@ -1,4 +1,7 @@
-"""Rows about values: putting them, getting them, and reaching into a large one from a task."""
+"""Rows about values: putting them, getting them, and reaching into a large one from a task.
+
+The large ones come first, while the store is cold.
+"""
 
 import time
 from statistics import median
@@ -75,19 +78,9 @@ IN_STORE = frozenset({"fabric", "ray"})
 
 ROWS = [
     Row(
-        "put-small",
-        "put 1 KB, {} times",
-        "small-values",
-        {"put": rate("", Target(50, "ray")), "get": rate("get it", Target(20, "ray"))},
-        small_values,
-        5_000,
-        PUT,
-        {"ray": 2_000, "dask": 200},
-    ),
-    Row(
         "put-large",
         "put {} MB, warm store",
-        "put-large",
+        "values",
         {
             "warm": rate("", Target(1, "ray"), unit="GB/s"),
             "cold": rate("cold store", Target(1, "ray"), unit="GB/s"),
@@ -101,7 +94,7 @@ ROWS = [
     Row(
         "put-huge",
         "put {} MB, warm store",
-        "put-huge",
+        "values",
         {
             "warm": rate("", Target(0.9, "bare"), unit="GB/s"),
             "cold": rate("cold store", unit="GB/s"),
@@ -109,13 +102,24 @@ ROWS = [
         put_large,
         800,
         PUT,
+        peers=IN_STORE,
         bare=memcpy,
         bare_name="memcpy",
     ),
     Row(
+        "put-small",
+        "put 1 KB, {} times",
+        "values",
+        {"put": rate("", Target(50, "ray")), "get": rate("get it", Target(20, "ray"))},
+        small_values,
+        5_000,
+        PUT,
+        {"ray": 2_000, "dask": 200},
+    ),
+    Row(
         "get-large",
         "get {} MB where it lies",
-        "large-values",
+        "values",
         {
             "get": spent("", "µs", Target(1, "ray")),
             "copies": spent("copies made", "", Target(0), is_shown=False),
@@ -128,7 +132,7 @@ ROWS = [
     Row(
         "read-large",
         "task that reads one element of {} MB",
-        "large-values",
+        "values",
         {"read": spent("", "ms", Target(0.15, "ray"))},
         read_large,
         100,

@@ -9,11 +9,11 @@ import argparse
 import json
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from bench.peer import Peer, Said
 from bench.peers import BARE, PEERS
-from bench.processes import adopt_orphans
+from bench.processes import adopt_orphans, end_descendants
 from bench.rows import Row
 from bench.table import ROWS
 from bench.work import nap, nothing
@@ -62,13 +62,23 @@ def findings(system: str, rows: list[Row], workers: int, scale: float) -> Iterat
             yield find(system, row, None, scale)
         return
     peer = PEERS[system]()
-    is_started = start(peer, rows, workers)
+    is_started, is_broken = start(peer, rows, workers), False
     try:
         for row in rows:
-            yield find(system, row, peer, scale)
+            finding = find(system, row, peer, scale)
+            is_broken |= "said" in finding
+            yield finding
     finally:
+        if is_broken:
+            end_broken()
         if is_started:
             peer.stop()
+
+
+def end_broken() -> NoReturn:
+    """What is broken is not asked to stop: it might wait for ever for the dead."""
+    end_descendants(patience_s=0)
+    os._exit(0)
 
 
 def main() -> None:

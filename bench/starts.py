@@ -76,7 +76,7 @@ ROWS = [
             "cpu": Metric("CPU", "%", "less", (Target(1),)),
         },
         idle,
-        3,
+        2,
         least=1,
     ),
     Row(
