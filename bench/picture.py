@@ -11,7 +11,7 @@ from math import ceil, floor, log10
 
 ROW_HEIGHT = 22
 BAR_HEIGHT = 13
-TITLES_WIDTH = 330
+TITLES_WIDTH = 345
 BARS_WIDTH = 470
 MARGIN = 12
 TOP = 46

@@ -79,7 +79,7 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     size = abs(value)
-    digits = 0 if size >= 100 or value == int(value) else 1 if size >= 10 else 2
+    digits = 0 if size >= 100 or value == int(value) else 1 if size >= 10 else 2 if size >= 1 else 3
     return f"{value:,.{digits}f}"
 
 
@@ -90,7 +90,8 @@ def title(row: Row, name: str, counts: Mapping[str, int]) -> str:
         return f"- {metric.title}" if metric.title else f"- {name}"
     full = counts.get("fabric", row.count)
     fewer = [f"{who} {n:,}" for who, n in counts.items() if who != BARE and n != full]
-    return row.title.format(f"{full:,}") + (f" ({', '.join(fewer)})" if fewer else "")
+    what = f": {metric.title}" if metric.title else ""
+    return row.title.format(f"{full:,}") + what + (f" ({', '.join(fewer)})" if fewer else "")
 
 
 def cell(samples: Samples, row: Row, name: str, system: str) -> str:

@@ -147,7 +147,7 @@ def test_who_had_fewer_calls_is_named_in_the_row() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "-"), (1234.5, "1,234"), (56.78, "56.8"), (0.123, "0.12"), (3.0, "3")],
+    [(None, "-"), (1234.5, "1,234"), (56.78, "56.8"), (0.0123, "0.012"), (3.0, "3")],
 )
 def test_numbers_have_three_digits_that_mean_something(value: float | None, text: str) -> None:
     assert number(value) == text
@@ -248,3 +248,15 @@ def test_the_slope_of_a_soak_leaves_the_warm_up_out() -> None:
     phase.samples = [sample(50.0), sample(90.0), *(sample(100 + 0.5 * n) for n in range(8))]
     assert phase.lasting() == ["node"]
     assert phase.slope_kb("node") == pytest.approx(500.0)
+
+
+@pytest.mark.system
+def test_a_soak_looks_at_every_process(tmp_path: Path) -> None:
+    kept = tmp_path / "soak.json"
+    words = ["--calls", "2000", "--actors", "2", "--json", str(kept)]
+    command = [sys.executable, "-m", "bench.soak", *words]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=50, stdout=subprocess.DEVNULL)
+    calls, actors = json.loads(kept.read_text())["phases"]
+    assert (calls["counts"][-1], actors["counts"][-1]) == (2000, 2)
+    kinds = {name.rpartition(" ")[0] for name in calls["samples"][-1]}
+    assert kinds >= {"driver", "fabric:node", "fabric:control", "fabric:zygote", "fabric:worker"}
