@@ -16,6 +16,7 @@ from bench import quiet, readme
 from bench.alternation import System, systems_of, turns
 from bench.machine import commit, machine
 from bench.peers import PEERS
+from bench.processes import adopt_orphans
 from bench.report import Run, run_of, table
 from bench.rows import Row
 from bench.samples import Samples
@@ -50,6 +51,7 @@ def measured(chosen: argparse.Namespace, systems: dict[str, System], console: Co
     rows: list[Row] = [ROWS[name] for name in chosen_of(chosen.rows, list(ROWS), "rows")]
     samples, shares, load_before = Samples(), [], quiet.load()
     once = turns(rows, systems, chosen.fresh)
+    adopt_orphans()  # what a turn leaves behind is found and ended
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("", total=chosen.reps * len(once))
         for _ in range(chosen.reps):
