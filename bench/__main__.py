@@ -46,38 +46,33 @@ def chosen_of(text: str | None, known: list[str], what: str) -> list[str]:
     return names
 
 
-def measured(chosen: argparse.Namespace, systems: dict[str, System], console: Console) -> Run:
-    """Every repetition of every row of every system."""
+def measured(chosen: argparse.Namespace, systems: dict[str, System], console: Console) -> Path:
+    """Every repetition of every row of every system; kept after each, in case one is the last."""
     rows: list[Row] = [ROWS[name] for name in chosen_of(chosen.rows, list(ROWS), "rows")]
-    samples, shares, load_before = Samples(), [], quiet.load()
+    versions = {system.name: system.version for system in systems.values()}
+    run = Run(Samples(), rows, versions, 0, commit(), machine(), round(quiet.load(), 3), [])
+    path: Path = chosen.json or run.path()
+    path.parent.mkdir(parents=True, exist_ok=True)
     once = turns(rows, systems, chosen.fresh)
     adopt_orphans()  # what a turn leaves behind is found and ended
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("", total=chosen.reps * len(once))
         for _ in range(chosen.reps):
-            shares.append(round(quiet.share_we_get(), 3))
+            run.shares.append(round(quiet.share_we_get(), 3))
             for turn in once:
                 progress.update(bar, description=f"{turn.rows[0].family}, {turn.system.name}")
-                turn.take(chosen.workers, chosen.scale, samples)
+                turn.take(chosen.workers, chosen.scale, run.samples)
                 progress.advance(bar)
-    return Run(
-        samples,
-        rows,
-        {system.name: system.version for system in systems.values()},
-        chosen.reps,
-        commit(),
-        machine(),
-        round(load_before, 3),
-        shares,
-    )
+            run.repetitions += 1
+            path.write_text(run.as_json())
+    return path
 
 
 def main() -> None:
     chosen = options()
     console = Console(stderr=True)
-    if chosen.show:
-        path, run = chosen.show, run_of(chosen.show.read_text())
-    else:
+    path = chosen.show
+    if path is None:
         try:
             if chosen.readme:  # rather now than after a quarter of an hour
                 quiet.refuse_if_few(chosen.reps)
@@ -85,10 +80,8 @@ def main() -> None:
         except quiet.Refusal as refusal:
             refused(refusal, console)
         systems = systems_of(chosen_of(chosen.peers, list(PEERS), "peers"), chosen.python)
-        run = measured(chosen, systems, console)
-        path = chosen.json or run.path()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(run.as_json())
+        path = measured(chosen, systems, console)
+    run = run_of(path.read_text())
     Console(width=None if sys.stdout.isatty() else 180).print(table(run))
     for failure in dict.fromkeys(run.samples.failures):
         times = run.samples.failures.count(failure)
