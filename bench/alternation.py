@@ -78,21 +78,24 @@ class Turn:
     system: System
     rows: list[Row]
 
-    def take(self, workers: int, scale: float, samples: Samples) -> None:
-        """Measure once, and note what came out."""
+    def take(self, workers: int, scale: float, samples: Samples) -> list[Row]:
+        """Measure once, and note what came out; the rows that failed."""
         name = self.system.name
-        unseen = [row.name for row in self.rows]
+        unseen, failed, is_broken = [row.name for row in self.rows], [], False
         began = time.monotonic()
         with tempfile.TemporaryFile("w+") as errors:
             try:
                 for finding in self._findings(workers, scale, errors.fileno()):
                     unseen.remove(finding["row"])
+                    if "failure" in finding:
+                        failed.append(finding["row"])
+                    is_broken |= "said" in finding
                     samples.add(name, finding)
                 reason = ""
             except TurnFailed as failure:
                 reason = str(failure)
             finally:
-                left = end_descendants(LEFTOVERS_S)
+                left = end_descendants(0 if is_broken else LEFTOVERS_S)
             errors.seek(0)
             last = " ".join(errors.read().strip().splitlines()[-1:])[:200]
         turn = f"{self.rows[0].family}, {name}"
@@ -100,8 +103,9 @@ class Turn:
         if reason or unseen:
             where = f"{name}, {unseen[0] if unseen else 'at its end'}"
             samples.failures.append(f"{where}: {reason or 'no figure'} {last}".strip())
-        if left:
+        if left and not is_broken:
             samples.failures.append(f"{name}, {self.rows[-1].name}: left {', '.join(left)}")
+        return [row for row in self.rows if row.name in unseen + failed]
 
     def _findings(self, workers: int, scale: float, errors: int) -> Iterator[Finding]:
         hear, say = os.pipe()
