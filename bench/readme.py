@@ -50,6 +50,8 @@ def _is_whole(run: Run, row: Row) -> bool:
 def write(run: Run, source: Path) -> None:
     """Put the run that is kept there into the README and its picture."""
     refuse(run)
+    if not source.resolve().is_relative_to(ROOT):
+        raise IncompleteRun(f"{source} is not in the project, where a test could find it.")
     text = README.read_text()
     if MARKED.search(text) is None:
         raise IncompleteRun(f"The README has no place for numbers: {BEGIN.format('')} … {END}")
