@@ -33,6 +33,14 @@ def refuse(run: Run) -> None:
     missing = [name for name, row in ROWS.items() if not _is_whole(run, row)]
     if missing:
         raise IncompleteRun(f"These rows have no figure of fabric: {', '.join(missing)}.")
+    scaled = {
+        name
+        for name, row in ROWS.items()
+        for system, count in run.samples.counts[name].items()
+        if count != row.count_for(system)
+    }
+    if scaled:
+        raise IncompleteRun(f"Measured with other counts: {', '.join(sorted(scaled))}.")
     few = {
         f"{row} of {system}"
         for (row, _), systems in run.samples.values.items()

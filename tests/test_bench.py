@@ -169,7 +169,8 @@ def a_run(**changed: Any) -> Run:
         for _ in range(5):
             for factor, system in enumerate(("fabric", "ray", "Pool", "bare"), 1):
                 figures = dict.fromkeys(row.metrics, 10.0 * factor)
-                samples.add(system, {"row": row.name, "count": 7, "figures": figures})
+                count = row.count_for(system)
+                samples.add(system, {"row": row.name, "count": count, "figures": figures})
     machine = {
         "cpus": 2,
         "model": "Some CPU",
@@ -198,6 +199,12 @@ def a_run_without(row: str) -> Run:
     return run
 
 
+def a_scaled_run() -> Run:
+    run = a_run()
+    run.samples.counts["chain"]["fabric"] = 7
+    return run
+
+
 @pytest.mark.parametrize(
     ("run", "refusal"),
     [
@@ -206,6 +213,7 @@ def a_run_without(row: str) -> Run:
         (a_run(shares=[0.99, 0.99, 0.5, 0.99, 0.99]), quiet.LoadedMachine),
         (a_run(shares=[0.9] * 5), quiet.LoadedMachine),
         (a_run_without("chain"), quiet.IncompleteRun),
+        (a_scaled_run(), quiet.IncompleteRun),
     ],
 )
 def test_a_run_that_proves_nothing_is_refused(run: Run, refusal: type[quiet.Refusal]) -> None:
