@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 SEEDS ?= 200
 PYTEST_FLAGS ?=
+BENCH_FLAGS ?=
+PEERS_VENV := .venv-peers
 
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
@@ -11,7 +13,7 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 SAY := @printf '== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fast sim replay bench docs clean apt lint
+.PHONY: help demo test check fast sim replay bench peers docs clean apt lint
 
 help:  ## print this
 	@sed -n 's/^\([a-z]*\):.*##[[:space:]]*/\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -45,15 +47,17 @@ replay: $(VENV)/.installed-test  ## one seed again, with its story: SEED=17
 	@test -n "$(SEED)" || { echo "make replay SEED=17: which seed?" >&2; exit 2; }
 	@$(RUN) -m tests.sim --replay $(SEED)
 
-bench: $(VENV)/.installed-test  ## measure (nothing is asserted)
-	@$(RUN) -m bench
+bench: $(VENV)/.installed-test  ## measure beside the peers that are installed (nothing is asserted)
+	@$(RUN) -m bench $(BENCH_FLAGS)
+
+peers: $(PEERS_VENV)/.installed  ## the systems to measure beside, in an environment of their own
 
 docs: $(VENV)/.installed-test  ## write what is generated from the code
 	@$(RUN) -m tests.docs
 	@$(RUN) -m tests.transcripts
 
 clean:  ## remove the environment and every cache
-	@rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) $(PEERS_VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -74,6 +78,12 @@ $(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(SAY) "installing fabric and what its tests need into $(VENV)"
 	@$(PIP) install -e '.[test]'
 	@touch $@ $(VENV)/.installed
+
+$(PEERS_VENV)/.installed: bench/peers.txt
+	$(SAY) "installing what bench/peers.txt names into $(PEERS_VENV)"
+	@$(PYTHON) -m venv $(PEERS_VENV)
+	@$(PEERS_VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check install -r bench/peers.txt
+	@touch $@
 
 # Debian packages need root; without it, the tests that need them skip and say so.
 apt:

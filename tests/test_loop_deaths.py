@@ -65,6 +65,18 @@ def test_a_peer_that_nobody_listens_for_is_lost_after_a_grace(party: Party) -> N
     assert notes.heard == [(SELF, PeerLost(N1, "nobody listens at its address"))]
 
 
+def test_a_peer_that_was_started_with_us_may_take_longer(party: Party) -> None:
+    loop, notes = party.join(C1)
+    loop.dial(N1, START_GRACE_S)
+    party.skew_s = START_GRACE_S - 1
+    for _ in range(3):
+        loop.turn(0.0)
+    assert notes.heard == []
+    party.skew_s = START_GRACE_S + 1
+    party.until(lambda: notes.heard)
+    assert notes.heard == [(SELF, PeerLost(N1, "nobody listens at its address"))]
+
+
 def test_draining_a_worker_that_was_never_reached_ends_at_once(party: Party) -> None:
     client, notes = party.join(C1)
     notes.says = [Drain(W1)]

@@ -143,7 +143,7 @@ class Client:
 
     def _open_loop(self) -> Loop:
         from fabric.runtime import sockets
-        from fabric.runtime.loop import Loop
+        from fabric.runtime.loop import START_GRACE_S, Loop
 
         endpoint = Endpoint(
             self.address, self.machine, cluster=self.place.cluster, limits=self.limits
@@ -157,7 +157,7 @@ class Client:
             perform=self._perform,
             frame_bytes_max=self.limits.frame_bytes_max,
         )
-        loop.dial(self.place.node)
+        loop.dial(self.place.node, START_GRACE_S)
         return loop
 
     def _close_loop(self, loop: Loop) -> None:

@@ -68,6 +68,8 @@ READY_MAX = 64
 """Descriptors reported by one wait; the rest is reported by the next."""
 DIAL_GRACE_S = 2.0
 """A dialed peer whose socket file has no listener yet may still be starting for this long."""
+START_GRACE_S = 30.0
+"""The same for one that was started together with us."""
 DRAIN_S_MAX = 0.2
 """A dead worker counts as drained after this long, whatever libzmq says."""
 DOUBT_S_MIN = 0.01
@@ -142,8 +144,11 @@ class Loop:
 
     # -- who is heard
 
-    def dial(self, peer: Address) -> None:
-        """Connect to a peer, if we are not. What is said before it listens waits for it."""
+    def dial(self, peer: Address, grace_s: float = DIAL_GRACE_S) -> None:
+        """Connect to a peer, if we are not. What is said before it listens waits for it.
+
+        If nobody listens there after ``grace_s`` it is lost.
+        """
         if peer in self._dialed:
             return
         self._custody.check()
@@ -152,7 +157,7 @@ class Loop:
         self._dialed[peer] = line
         if peer[0] != "w":
             self._monitor(line, CONNECTED | DISCONNECTED)
-            self._doubted[peer] = (self._clock() + DIAL_GRACE_S, DOUBT_S_MIN)
+            self._doubted[peer] = (self._clock() + grace_s, DOUBT_S_MIN)
         sockets.connect(dealer, self._directory, peer)
         self._attend(line)
 

@@ -29,7 +29,7 @@ from fabric.core.events import OutputDrained, ProcessEnded, SegmentRecycled, Shu
 from fabric.core.node.node import NodeMachine
 from fabric.ids import Address, Incarnation
 from fabric.runtime import sockets
-from fabric.runtime.loop import Loop
+from fabric.runtime.loop import START_GRACE_S, Loop
 from fabric.runtime.poke import Poke
 from fabric.runtime.segments import SegmentFiles
 from fabric.runtime.settings import LOGS, FabricSettings, write_atomically
@@ -84,7 +84,7 @@ class NodeProcess:
         )
         self._poke = Poke()
         self.loop.watch(self._poke.fd, self._poke.down)
-        self.loop.dial(settings.control)
+        self.loop.dial(settings.control, START_GRACE_S)
         self.loop.subscribe(settings.control)
         self.loop.watch(self.workers.fileno(), self._hear_workers)
         self.loop.watch(self.workers.output.fileno(), self._hear_output)
