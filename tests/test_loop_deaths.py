@@ -11,6 +11,7 @@ import pytest
 from fabric.core.effects import Drain
 from fabric.core.events import SELF, Drained, PeerLost
 from fabric.ids import Address
+from fabric.runtime.loop import START_GRACE_S
 from tests.loop_party import C1, N1, PATIENCE_S, W1, Party, party
 from tests.loop_peers import saying
 
