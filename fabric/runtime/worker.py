@@ -323,6 +323,7 @@ class Watchdog:
                     self._is_napping = False
                 else:
                     self._bell.acquire()
+                    self._ended_at = time.monotonic()  # that call may be over by now
                 continue
             time.sleep(self.limits.watchdog_after_s)
             started = self._started_at
