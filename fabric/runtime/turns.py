@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 SPARE_S = 0.002
 """After a thread that waited has left, the loop stays free for the next one for this long."""
 
+DEEP_S = 0.03
+"""While one thread runs the loop for long the loop thread looks more and more seldom; beyond this
+it sleeps until it is rung."""
+
 CLOSE_S = 2.0
 """The loop thread gets this long to say goodbye."""
 
@@ -71,7 +75,7 @@ class Turns:
         self._claiming = threading.Lock()
         self._bell: SimpleQueue[None] = SimpleQueue()  # wakes the loop thread when it is parked
         self._is_parked_deep = False  # it waits for the bell only
-        self._was_lent = False  # since the loop thread last looked
+        self._stints = 0  # how often a thread that waited has left the loop
         self._bystanders: set[threading.Lock] = set()  # wait, and leave the turns to others
         self._thread = threading.Thread(target=self._run, name="fabric-client", daemon=True)
 
@@ -131,24 +135,32 @@ class Turns:
             if claim is None:  # withdrawn
                 return
             self._runner = 0
-        self._was_lent = True
+        stints = self._stints
         claim.release()  # its holder has `_turning` from here on
         try:
+            patience_s = SPARE_S
             while not self._is_ending:
                 with suppress(Empty):
-                    self._bell.get(timeout=SPARE_S)
-                if self._turning.locked():
+                    self._bell.get(timeout=patience_s)
+                is_same = stints == self._stints
+                stints = self._stints
+                if not self._turning.locked():
+                    if is_same or self._bystanders:
+                        break
+                    patience_s = SPARE_S
+                elif not is_same:
+                    patience_s = SPARE_S
+                elif patience_s < DEEP_S:  # somebody runs it for long
+                    patience_s *= 2
+                else:
                     self._park_deep()
-                elif self._bystanders or not self._was_lent:
-                    break
-                self._was_lent = False
         finally:
             self._turning.acquire()
             self._runner = threading.get_ident()
             loop.take()
 
     def _park_deep(self) -> None:
-        """Somebody runs the loop, perhaps for long: whoever leaves it rings."""
+        """Whoever leaves the loop rings."""
         self._is_parked_deep = True
         if self._turning.locked():  # said first, then looked: see `_leave`
             self._bell.get()
@@ -231,6 +243,7 @@ class Turns:
     ) -> bool:
         """Run the loop on this thread until the lock is released."""
         self._runner = threading.get_ident()
+        began = time.monotonic()
         try:
             loop.take()
             if loop.has_news:  # most often what is waited for is still to be asked for
@@ -245,13 +258,14 @@ class Turns:
             self._on_failure(error)
             raise
         finally:
-            self._leave()
+            self._leave(time.monotonic() - began)
 
-    def _leave(self) -> None:
-        self._was_lent = True
+    def _leave(self, stint_s: float) -> None:
+        self._stints += 1
         self._runner = 0
         self._turning.release()
-        if self._is_parked_deep or self._bystanders:  # released first, then looked
+        # released first, then looked; after a long stint the loop thread may be resting for longer
+        if self._is_parked_deep or self._bystanders or stint_s > SPARE_S:
             self._bell.put(None)
 
 
