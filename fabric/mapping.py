@@ -39,7 +39,7 @@ Ref = ObjectRef[Any]
 CHUNK_S = 0.03
 """Chunks grow until one takes about this long."""
 
-CHUNK_ITEMS_MAX = 10_000
+CHUNK_ITEMS_MAX = 16_000
 GROWTH_MAX = 16
 """A chunk is at most this many times as large as the one before: one measurement proves little."""
 
@@ -121,7 +121,11 @@ def map_calls(task: Task[Any, Any], iterables: tuple[Any, ...], chunk: int | Non
     if task._returns != 1:
         raise TypeError("map is for tasks with one result each")
     is_star = len(iterables) > 1
-    items: list[Any] = list(zip(*iterables, strict=False)) if is_star else list(iterables[0])
+    items: Any  # a sequence
+    if is_star:
+        items = list(zip(*iterables, strict=False))
+    else:  # a range travels as what it is
+        items = iterables[0] if type(iterables[0]) is range else list(iterables[0])
     if items:
         task._check_arguments(*(items[0] if is_star else items[:1]))
     if _have_refs(items):
@@ -129,8 +133,10 @@ def map_calls(task: Task[Any, Any], iterables: tuple[Any, ...], chunk: int | Non
     return MappedCalls(task, items, is_star, chunk)
 
 
-def _have_refs(items: list[Any]) -> bool:
+def _have_refs(items: Sequence[Any]) -> bool:
     """Whether an item is a ref or a tuple with one. Looks at types first, all of them in C."""
+    if type(items) is range:
+        return False
     kinds = set(map(type, items))
     if not any(kind is tuple or issubclass(kind, ObjectRef) for kind in kinds):
         return False
@@ -147,7 +153,7 @@ class MappedCalls(Sequence[Ref]):
     """The refs of `map`, made on access. `fabric.get` of the whole makes none."""
 
     def __init__(
-        self, task: Task[Any, Any], items: list[Any], is_star: bool, chunk: int | None
+        self, task: Task[Any, Any], items: Sequence[Any], is_star: bool, chunk: int | None
     ) -> None:
         self._client = clients.current_client()
         self._items = items
