@@ -17,7 +17,7 @@ from typing import Any, cast
 import msgspec
 
 from fabric.exceptions import FAILURES, FabricError, TaskError
-from fabric.protocol.values import Failure
+from fabric.protocol.values import Crash, Failure
 from fabric.tracebacks import (
     Frames,
     brief_error,
@@ -44,6 +44,9 @@ TRIES = ((False, EXCEPTIONS_MAX), (True, EXCEPTIONS_MAX), (True, 1))
 DUAL_TYPES_MAX = 256
 HEAP_TYPE = 1 << 9
 """The flag of classes that were made by a class statement."""
+
+DETAILED = ("worker_crashed", "out_of_memory", "store_full")
+"""Kinds whose failures carry figures instead of a pickled exception."""
 
 NOT_RAISED = (StopIteration, StopAsyncIteration)
 """Types that would mean something else to the code around `get`."""
@@ -234,6 +237,8 @@ def _cut_repr(value: Any) -> str:
 
 def load_failure(failure: Failure) -> BaseException:
     """The error to raise for a failure, made anew each time: raising adds to its traceback."""
+    if failure.kind in DETAILED:
+        return _detailed(failure)
     raised = _raised(failure.pickled)
     if failure.kind != "task":
         error = FAILURES.get(failure.kind, FabricError)(failure.text)
@@ -241,6 +246,21 @@ def load_failure(failure: Failure) -> BaseException:
             error.__cause__ = _load_raised(raised)
         return error
     return TaskError(failure.text) if raised is None else _load_raised(raised)
+
+
+def _detailed(failure: Failure) -> BaseException:
+    """An error of the fabric's own with the figures it was told by."""
+    error = FAILURES[failure.kind](failure.text)
+    if failure.kind == "store_full":
+        details = msgspec.msgpack.decode(failure.pickled) if failure.pickled else {}
+    elif failure.pickled:
+        details = msgspec.structs.asdict(msgspec.msgpack.decode(failure.pickled, type=Crash))
+    else:
+        details = {}
+    for name in type(error).__annotations__:
+        if name in details:
+            setattr(error, name, details[name])
+    return error
 
 
 def _raised(pickled: bytes) -> Raised | None:

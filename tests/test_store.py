@@ -1,5 +1,7 @@
 """The node's store: which segment holds what, what is warm, who waits for room, what is freed."""
 
+import msgspec
+
 from fabric.config import Limits
 from fabric.core.effects import CreateSegment, RecycleSegment, Send, UnlinkSegment
 from fabric.core.events import SELF, SegmentRecycled
@@ -120,7 +122,9 @@ def test_who_waits_in_vain_is_told_what_is_there() -> None:
         "the object store is full: 4,096 bytes needed, 4,096 in all, 4,096 in 1 objects, "
         "0 in 0 freed ones that readers still map; the largest: o:64726976-1 4,096"
     )
-    assert store.tick(3.0) == [Send(W2, AllocationFailed(o(2), 1, Failure("store_full", text)))]
+    figures = msgspec.msgpack.encode({"need": PAGE, "free": 0})
+    full = Failure("store_full", text, figures)
+    assert store.tick(3.0) == [Send(W2, AllocationFailed(o(2), 1, full))]
 
 
 def test_behind_one_who_gave_up_others_may_find_room() -> None:

@@ -122,6 +122,12 @@ class StopWorker(Effect, frozen=True, gc=False):
     worker: Incarnation
 
 
+class MeasureMemory(Effect, frozen=True, gc=False):
+    """Tell how much memory is used (`MemoryMeasured`), and by these workers how much of it."""
+
+    workers: tuple[Incarnation, ...] = ()
+
+
 class WatchProcess(Effect, frozen=True, gc=False):
     """Tell when that process ends (`ProcessEnded`), by pidfd."""
 

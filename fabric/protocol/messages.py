@@ -12,6 +12,7 @@ from fabric.protocol.values import (
     ActorView,
     Call,
     CallDone,
+    Crash,
     Failure,
     JobSpec,
     JobView,
@@ -22,7 +23,7 @@ from fabric.protocol.values import (
     Value,
 )
 
-PROTOCOL = 1
+PROTOCOL = 2
 """The wire integer: two processes talk only if theirs are equal."""
 
 
@@ -55,13 +56,17 @@ class UnregisterClient(Message, frozen=True, array_like=True, tag="unregister_cl
 
 
 class RequestLease(Message, frozen=True, array_like=True, tag="request_lease", gc=False):
-    """client -> node. I want ``wanted`` workers of this shape in all; the latest word counts."""
+    """client -> node. I want ``wanted`` workers of this shape in all; the latest word counts.
+
+    Where calls ``may_retry``, their workers are the first to be ended when memory runs out.
+    """
 
     shape_id: int
     shape: Shape
     wanted: int
     depth: int
     job: JobId
+    may_retry: bool = True
 
 
 class LeaseGranted(Message, frozen=True, array_like=True, tag="lease_granted", gc=False):
@@ -86,12 +91,16 @@ class ReturnLease(Message, frozen=True, array_like=True, tag="return_lease", gc=
 
 
 class WorkerDied(Message, frozen=True, array_like=True, tag="worker_died", gc=False):
-    """node -> client that leased it. The worker is gone; this is how far it had come."""
+    """node -> client that leases it or has. It is gone; this is how far each lease had come.
+
+    Under a lease that is not listed nothing had started, unless its number is below ``known_from``:
+    what it had come to is forgotten.
+    """
 
     worker: Address
-    lease: int
-    progress: Progress | None
-    failure: Failure
+    progress: tuple[Progress, ...]
+    known_from: int
+    crash: Crash
 
 
 class ClientDied(Message, frozen=True, array_like=True, tag="client_died", gc=False):

@@ -19,8 +19,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from fabric.core.sizes import HEADER_BYTES
 from fabric.images import HEADER, MAGIC, SEALED, Dumped, body, header, packed_header, parts
+from fabric.protocol.values import Failure
 from fabric.runtime.mappings import map_shared
 from fabric.serialization import load
 
@@ -46,6 +49,17 @@ def segment_path(directory: str, name: str) -> str:
     if not name or name.startswith(".") or "/" in name or "\0" in name:
         raise ValueError(f"{name!r} is not the name of a segment")
     return os.path.join(directory, name)
+
+
+def store_full(directory: str, nbytes: int, reason: str) -> Failure:
+    """Why a value could not be written: others fill the file system that the store is in."""
+    room = os.statvfs(directory)
+    free = room.f_bavail * room.f_frsize
+    text = (
+        f"the object store is full: {nbytes:,} bytes needed, the file system of {directory} has"
+        f" {free:,} free ({reason})"
+    )
+    return Failure("store_full", text, msgspec.msgpack.encode({"need": nbytes, "free": free}))
 
 
 # -- the node's side

@@ -39,7 +39,7 @@ from fabric.runtime import sockets
 from fabric.runtime.execution import EXITED, Execution, Outcome
 from fabric.runtime.loop import Loop
 from fabric.runtime.poke import Poke
-from fabric.runtime.segments import SegmentWriter, segment_path
+from fabric.runtime.segments import SegmentMoved, SegmentWriter, segment_path, store_full
 from fabric.runtime.words import Word
 from fabric.runtime.zygote import WorkerLaunch
 
@@ -99,6 +99,18 @@ class WorkerShell:
                 else:
                     task, self._next = self._next, None
                     self._perform_task(task)
+        self._close()
+
+    def _leave(self) -> None:
+        """User code ends the process (`SystemExit`), as it may anywhere; what is queued behind it
+        goes back first.
+        """
+        self.watchdog.take_loop()
+        self.loop.tell(CallOverran())
+        self.loop.turn(0.0)
+        self._close()
+
+    def _close(self) -> None:
         client = clients.client_or_none()
         if client is not None:
             client.close()
@@ -108,7 +120,11 @@ class WorkerShell:
     def _perform_task(self, task: Run | BecomeActor) -> None:
         if isinstance(task, BecomeActor):
             self.watchdog.lend_loop()
-            failure = self.execution.make_actor(task)
+            try:
+                failure = self.execution.make_actor(task)
+            except BaseException:
+                self._leave()
+                raise
             self._register_kept()
             self.watchdog.take_loop()
             self.loop.tell(ActorMade(failure))
@@ -128,8 +144,12 @@ class WorkerShell:
             client.depth = run.depth + 1
         self.watchdog.lend_loop()
         started = time.monotonic()
-        self.word.start(caller, run.lease, call.number)
-        outcomes = self.execution.run(run)
+        self.word.start(caller, run.lease, call.number, started)
+        try:
+            outcomes = self.execution.run(run)
+        except BaseException:
+            self._leave()
+            raise
         self.word.finish()
         duration_us = int((time.monotonic() - started) * 1e6)
         contained: tuple[tuple[ObjectId, ...], ...] = ()
@@ -180,8 +200,9 @@ class WorkerShell:
             self.writer.trim()
             self.writer.write(path, room.generation, outcome, room.is_warm)
         except OSError as error:
-            text = f"a result of {nbytes:,} bytes could not be written: {error.strerror}"
-            return Failure("store_full", text)
+            return store_full(self.store_directory, nbytes, str(error))
+        except SegmentMoved as error:  # the node could not make it, or has given it up
+            return store_full(self.store_directory, nbytes, str(error))
         self.loop.tell(SegmentWritten(name, attempt))
         return Sealed(room.segment, room.generation, nbytes, incarnation_of(self.launch.node))
 

@@ -19,6 +19,7 @@ from fabric.core.effects import (
     Exit,
     Learn,
     LetGo,
+    MeasureMemory,
     Publish,
     RecycleSegment,
     Run,
@@ -33,9 +34,11 @@ from fabric.core.events import (
     CallOverran,
     CallRan,
     Leave,
+    MemoryMeasured,
     Register,
     SegmentRecycled,
     WorkerExited,
+    WorkerMemory,
 )
 from fabric.core.node.node import NodeMachine
 from fabric.core.worker import WorkerMachine
@@ -143,6 +146,7 @@ class Worker(Shell):
         self.writes: dict[ObjectId, Any] = {}
         self.handed: dict[bytes, list[SimRef]] = {}
         self.word: dict[tuple[bytes, int], tuple[int, bool]] = {}
+        self.began_at = 0.0
         self.life = 0
         place = address("w", process.me)
         machine = WorkerMachine(place, node, process.simulation.limits, pid=process.pid)
@@ -174,6 +178,7 @@ class Worker(Shell):
         call = run.call
         caller = incarnation_of(run.caller)
         self.word[caller, run.lease] = (call.number, False)
+        self.began_at = self.world.now
         self.simulation.checkers.began(self, run)
         self.home.need_client().depth = run.depth + 1
         client = self.home.client
@@ -335,6 +340,8 @@ class Node(Shell):
             self.tell(SegmentRecycled(effect.segment, is_free))
         elif isinstance(effect, UnlinkSegment):
             store.unlink(effect.segment)
+        elif isinstance(effect, MeasureMemory):
+            self.tell(self.home.measured(effect.workers))
         elif isinstance(effect, WatchProcess):
             self.simulation.watch(effect.client, self)
         elif isinstance(effect, Exit):
@@ -353,6 +360,7 @@ class NodeProcess(SimProcess):
         self.address = address("n", self.me)
         self.workers: dict[Incarnation, WorkerProcess] = {}
         self.doomed: dict[Incarnation, None] = {}  # to be killed when they are born
+        self.short_until = 0.0  # of memory
         machine = NodeMachine(
             self.address,
             control,
@@ -382,6 +390,17 @@ class NodeProcess(SimProcess):
             worker.crash()
         else:
             self.doomed[me] = None
+
+    def measured(self, workers: tuple[Incarnation, ...]) -> MemoryMeasured:
+        """How much memory is used, by each of these the same."""
+        found = []
+        for one in workers:
+            if one in self.workers:
+                worker = self.workers[one].worker
+                is_busy = any(not finished for _, finished in worker.word.values())
+                found.append(WorkerMemory(one, 10, worker.began_at if is_busy else 0.0))
+        is_short = self.world.now < self.short_until
+        return MemoryMeasured(100 if is_short else 10, 100, tuple(found))
 
     def on_end(self, is_orderly: bool) -> None:
         """Its workers die with it."""

@@ -104,7 +104,7 @@ class ClientMachine:
         self.references = References(
             self.me, node, self.calls, self.actors.on_handles_gone, self._wake
         )
-        self.tasks.join(self.calls, self._fail, self._run_at)
+        self.tasks.join(self.calls, self._fail, self._run_at, self._name_of)
         self.actors.join(self.calls, self.references, self._admit, self._fail, self._run_at)
         self.allocations = Allocations(node)
         self.functions: dict[FunctionId, DefineLocally] = {}
@@ -210,8 +210,9 @@ class ClientMachine:
     def on_submit(self, source: Address, message: Submit, now: float) -> list[Effect]:
         """A task call: ready at once, or as soon as its arguments are."""
         queue = self._queue  # most often, a call has the shape of the one before
-        if queue is None or message.shape is not queue.shape:
-            queue = self._queue = self.tasks.leases.queue_for(message.shape)
+        may_retry = message.retries != 0
+        if queue is None or message.shape is not queue.shape or may_retry is not queue.may_retry:
+            queue = self._queue = self.tasks.leases.queue_for(message.shape, may_retry)
         call = PendingCall(
             message.call_id,
             message.function,
@@ -238,6 +239,10 @@ class ClientMachine:
         if not message.is_shared:
             return []
         return [Send(self.node, PutFunction(message.function, message.name, message.pickled))]
+
+    def _name_of(self, function: FunctionId) -> str:
+        known = self.functions.get(function)
+        return known.name if known is not None else ""
 
     def _admit(self, call: PendingCall) -> list[Effect]:
         """A new call: hold what it needs, wait for what is missing."""
@@ -346,7 +351,7 @@ class ClientMachine:
                 self._complete(source, call, done, effects)
                 continue
             value = done.values[0]
-            if type(value) is Sealed or done.contained:
+            if type(value) is not bytes or done.contained:
                 self._complete(source, call, done, effects)
                 continue
             del pending[call.call_id]  # as most calls end
@@ -362,7 +367,8 @@ class ClientMachine:
         for index, (value, inner) in enumerate(zip(done.values, contained, strict=True)):
             result = object_id(call.call_id, index)
             effects += self.references.resolve(result, value, inner)
-            if call.may_have_sealed and type(value) is not Sealed:
+            is_half = type(value) is Failure and value.kind == "store_full"  # a segment is left
+            if (call.may_have_sealed or is_half) and type(value) is not Sealed:
                 self.references.free_attempts(result)
         del self.calls.pending[call.call_id]
         inner_ids = tuple(one for inner in contained for one in inner)
@@ -382,6 +388,7 @@ class ClientMachine:
 
     def _finish(self, call: PendingCall, effects: list[Effect]) -> None:
         """The call is over: what it held may go."""
+        self.tasks.memory_deaths.pop(call.call_id, None)
         for held in call.holds:
             effects += self.references.unhold(held)
 
@@ -406,7 +413,7 @@ class ClientMachine:
     def on_drained(self, source: Address, message: Drained, now: float) -> list[Effect]:
         """All it had said is heard: what ran is charged, what never started goes elsewhere."""
         effects: list[Effect] = []
-        self.tasks.on_drained(message.peer, effects)
+        self.tasks.on_drained(message.peer, effects, now)
         self.actors.on_drained(message.peer, effects)
         self.introduced.pop(message.peer, None)
         return [*effects, Hangup(message.peer)]

@@ -8,6 +8,8 @@ memory.
 from collections import deque
 from dataclasses import dataclass
 
+import msgspec
+
 from fabric.config import Limits
 from fabric.core.sizes import size_class
 from fabric.ids import Address, ObjectId, brief
@@ -131,6 +133,18 @@ class Segments:
             due = now + self.limits.segment_retry_s
             self._retry_at = due if self._retry_at is None else min(self._retry_at, due)
 
+    def drop(self, name: str) -> None:
+        """A segment that could not be made is forgotten."""
+        segment = self.table.get(name)
+        if segment is None:
+            return
+        self._forget(name)
+        held = [one for one in self.by_object.get(segment.object_id, []) if one is not segment]
+        if held:
+            self.by_object[segment.object_id] = held
+        else:
+            self.by_object.pop(segment.object_id, None)
+
     def pinned_to_retry(self, now: float) -> list[Segment]:
         """Freed segments whose pins are to be looked at again."""
         if self._retry_at is None or now < self._retry_at:
@@ -174,7 +188,11 @@ class Segments:
         if largest:
             named = ", ".join(f"{brief('o', s.object_id)} {s.nbytes:,}" for s in largest)
             text += f"; the largest: {named}"
-        return Failure("store_full", text)
+        details = {
+            "need": wish.nbytes,
+            "free": self.bytes_max - sum(s.nbytes for s in live + pinned),
+        }
+        return Failure("store_full", text, msgspec.msgpack.encode(details))
 
     def _warm_of(self, nbytes: int) -> Segment | None:
         best: Segment | None = None
