@@ -92,8 +92,9 @@ def test_a_worker_that_dies_is_reported_to_its_client_with_how_far_it_came() -> 
     hear(node, ME, requested(1))
     progress = Progress(me_of(ME), 1, 4, finished=False)
     others = Progress(me_of(OTHER), 2, 0, finished=True)
-    assert tell(node, killed(W1, progress, others))[:2] == [
+    assert tell(node, killed(W1, progress, others))[:3] == [
         Send(ME, WorkerDied(W1, (progress,), 0, KILLED)),
+        Send(ME, ClientDied(me_of(W1))),  # the one inside it may have spoken to owners already
         Hangup(W1),
     ]
     assert node.resources.free == {"CPU": 20_000}
@@ -103,7 +104,7 @@ def test_a_worker_that_dies_is_reported_to_its_former_clients_too() -> None:
     node = ready(1)
     hear(node, ME, requested(1))
     hear(node, ME, ReturnLease(1))
-    assert tell(node, killed(W1))[:2] == [Send(ME, WorkerDied(W1, (), 0, KILLED)), Hangup(W1)]
+    assert tell(node, killed(W1))[0] == Send(ME, WorkerDied(W1, (), 0, KILLED))
 
 
 def test_a_crash_says_how_where_and_with_which_last_words_a_worker_ended() -> None:
@@ -206,7 +207,11 @@ def test_with_its_driver_a_job_ends() -> None:
         Send(W2, ClientDied(me_of(ME))),
         Hangup(ME),
     ]
-    assert tell(node, killed(W1)) == [Hangup(W1), StartWorker(me_of(W3))]  # nobody is told
+    assert tell(node, killed(W1)) == [
+        Send(OTHER, ClientDied(me_of(W1))),
+        Hangup(W1),
+        StartWorker(me_of(W3)),
+    ]
 
 
 def test_the_leases_of_a_client_that_died_are_recalled() -> None:
@@ -290,7 +295,7 @@ def test_a_constructor_that_raised_is_reported_and_its_worker_may_go() -> None:
     placed(node)
     failed = ActorFailed(a(5), 1, RAISED, may_restart=False)
     assert hear(node, W1, failed) == [Send(CONTROL, failed), Send(W1, EndWorker())]
-    assert tell(node, killed(W1))[0] == Hangup(W1)  # told already
+    assert tell(node, killed(W1))[1] == Hangup(W1)  # the control store is told already
 
 
 def test_an_actor_that_is_told_to_end_is_killed_and_its_end_has_that_reason() -> None:

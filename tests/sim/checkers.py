@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fabric.core.effects import BecomeActor, Run
-from fabric.core.events import Event, KillActor, Submit, SubmitToActor
+from fabric.core.events import Event, KillActor, MakeActor, Submit, SubmitToActor
 from fabric.ids import ActorId, Address, CallId, ObjectId, call_of, owner_of
 from fabric.protocol.messages import ActorChanged, View, ViewChanged, WorkerDied
 from fabric.protocol.records import ActorRecord, Record
@@ -67,9 +67,12 @@ class Executions:
 
     def told(self, event: Event) -> None:
         """A call was made."""
+        if isinstance(event, MakeActor) and event.inputs:
+            self.dependent[call_of(event.spec.actor_id)] = None
         if isinstance(event, Submit | SubmitToActor):
             self.allowed[event.call_id] = event.retries
-            if event.inputs:
+            maker = call_of(event.actor_id) if isinstance(event, SubmitToActor) else None
+            if event.inputs or maker in self.dependent:
                 self.dependent[event.call_id] = None
 
     def began(self, place: Address, run: Run) -> None:

@@ -145,15 +145,15 @@ def repeats_keep_their_attempt() -> Change:
 
 
 MUTANTS: tuple[tuple[Callable[[], Change], int], ...] = (
-    (link_hears_repeated_frames, 21),
+    (link_hears_repeated_frames, 5),
     (link_repeats_nothing, 6),
-    (speaks_before_durable, 194),
-    (decides_before_drained, 21),
-    (worker_runs_recalled_calls, 3),
-    (charges_what_never_started, 10),
-    (failed_arguments_use_a_number, 9),
+    (speaks_before_durable, 22),
+    (decides_before_drained, 38),
+    (worker_runs_recalled_calls, 0),
+    (charges_what_never_started, 5),
+    (failed_arguments_use_a_number, 49),
     (share_returns_twice, 1),
-    (releases_are_ignored, 21),
+    (releases_are_ignored, 1),
     (repeats_keep_their_attempt, 13),
 )
 """Each with a seed that finds it."""

@@ -416,6 +416,7 @@ class ClientMachine:
         self.tasks.on_drained(message.peer, effects, now)
         self.actors.on_drained(message.peer, effects)
         self.introduced.pop(message.peer, None)
+        self.references.process_died(incarnation_of(message.peer))
         return [*effects, Hangup(message.peer)]
 
     def on_client_died(self, source: Address, message: ClientDied, now: float) -> list[Effect]:

@@ -256,10 +256,14 @@ class References:
         return effects
 
     def _pass(self, barrier: Barrier) -> list[Effect]:
-        effects = list(barrier.effects)
+        effects = [one for one in barrier.effects if not self._is_in_vain(one)]
         for object_id in barrier.unholds:
             effects += self.unhold(object_id)
         return effects
+
+    def _is_in_vain(self, effect: Effect) -> bool:
+        """Said to a process that is gone: the words would wait in a link for ever."""
+        return isinstance(effect, Send) and incarnation_of(effect.peer) in self._dead
 
     def _registered(self, object_id: ObjectId) -> list[Effect]:
         effects: list[Effect] = []
@@ -363,6 +367,10 @@ class References:
             if self.objects.release(object_id, borrower) and not self._is_pending(object_id):
                 effects += self.forget(object_id)
         return effects
+
+    def process_died(self, process: Incarnation) -> None:
+        """Nothing is to be said to it any more; `client_died` is to follow."""
+        self._dead[process] = None
 
     def client_died(self, client: Incarnation) -> list[Effect]:
         """A borrower is gone, or an owner: its objects without a value never get one."""

@@ -32,6 +32,7 @@ class Memory:
         self.may_restart = may_restart
         self.look_at: float | None = None
         self._is_busy = False
+        self._is_asked = False  # how much each worker uses
 
     def reactions(self) -> Mapping[type, Callable[[Address, Any, float], list[Effect]]]:
         """What the machine hears for this part."""
@@ -56,6 +57,7 @@ class Memory:
     ) -> list[Effect]:
         """Enough is left until then; or it is not, and somebody has to go."""
         limits, workers = self.limits, self.staff.workers
+        is_answer, self._is_asked = self._is_asked, False
         if not message.limit or not self._is_busy:
             return []
         room = message.limit * limits.memory_used_max - message.used
@@ -63,9 +65,10 @@ class Memory:
         self.look_at = now + min(room_s, limits.memory_look_max_s)
         if room > 0 or any(one.memory_limit for one in workers.values()):
             return []  # what the one before had used is still to come back
-        if not message.workers:
+        if not is_answer:
             living = [one for one in workers.values() if one.state not in ("starting", "late")]
-            return [MeasureMemory(tuple(one.incarnation for one in living))] if living else []
+            self._is_asked = True
+            return [MeasureMemory(tuple(one.incarnation for one in living))]
         chosen = self._choose(message)
         if chosen is None:
             self.look_at = now + limits.memory_look_idle_s

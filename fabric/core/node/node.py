@@ -322,6 +322,8 @@ class NodeMachine:
         if self._is_client(worker.incarnation):
             effects += self._client_gone(worker.incarnation, now)
             effects.append(Hangup(address("c", worker.incarnation)))
+        elif worker.lessees or worker.actor_id is not None:  # its client may not have come that far
+            effects += [Send(address("c", one), ClientDied(message.worker)) for one in self.clients]
         self.store.writer_died(worker.address)
         return [*effects, Hangup(worker.address)]
 
