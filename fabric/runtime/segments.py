@@ -221,7 +221,12 @@ class SegmentWriter:
             raise SegmentMoved(f"generation {found[1]} instead of {generation}")
         if is_warm and dumped.nbytes >= MAP_BYTES_MIN and dumped.nbytes > opened.mapped:
             opened.map_warm()
-        _fill(opened, dumped)
+        try:
+            _fill(opened, dumped)
+        except OSError:
+            if not is_warm or dumped.nbytes >= MAP_BYTES_MIN:
+                _give_back(opened)
+            raise
         os.pwrite(opened.file, header(dumped, generation), 0)  # last: now it is whole
 
 
@@ -243,6 +248,16 @@ def _fill(opened: Opened, dumped: Dumped) -> None:
             rest.append(view[room:])
         at += len(view)
     _write_at(opened.file, max(HEADER_BYTES, opened.mapped), rest)
+
+
+def _give_back(opened: Opened) -> None:
+    """Give back the pages that half a value has taken, for others run into the same wall.
+
+    Those that were there before are mapped, here and perhaps elsewhere, and have to stay.
+    """
+    size = os.fstat(opened.file).st_size
+    os.ftruncate(opened.file, max(HEADER_BYTES, opened.mapped))
+    os.ftruncate(opened.file, size)
 
 
 def _copy(mapping: mmap.mmap, at: int, view: memoryview) -> None:
