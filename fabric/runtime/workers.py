@@ -35,6 +35,9 @@ CRASH = "Fatal Python error: "
 BELOW_USER_CODE = '/fabric/runtime/execution.py", line '
 """Frames from here on are the worker's own."""
 
+VICTIM_SHARE = 0.05
+"""Who used less of the memory than this was not ended by the kernel for the lack of it."""
+
 KILL_PATIENCE_S = 5.0
 """What was killed is gone after this long, or stuck in the kernel."""
 
@@ -87,6 +90,7 @@ class WorkerProcesses:
         self._strangers: dict[int, int] = {}  # pidfd -> pid of what a dead worker left, killed
         self._failed: list[WorkerExited] = []
         self.memory = MemoryMeter()
+        self._victim_bytes = self.memory.limit * VICTIM_SHARE
         self._spared = frozenset(kin.pid for kin in _children())  # the control store, say
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
@@ -204,7 +208,9 @@ class WorkerProcesses:
         del self._workers[launch.incarnation]
         is_exit = os.WIFEXITED(status)
         number = None if is_exit else os.WTERMSIG(status)
+        rss = usage.ru_maxrss * KB
         is_foreign = number == signal.SIGKILL and not worker.is_killed
+        is_of_memory = is_foreign and self.memory.has_killed() and rss > self._victim_bytes
         return WorkerExited(
             worker=launch.incarnation,
             exit_code=os.WEXITSTATUS(status) if is_exit else None,
@@ -213,8 +219,8 @@ class WorkerProcesses:
             log_tail=log_tail(launch.stderr_path) or log_tail(launch.stdout_path),
             known_from=known_from(progress),
             pid=worker.pid,
-            rss=usage.ru_maxrss * KB,
-            memory_limit=self.memory.limit if is_foreign and self.memory.has_killed() else 0,
+            rss=rss,
+            memory_limit=self.memory.limit if is_of_memory else 0,
         )
 
     # ---------------------------------------------------------------------------------- the zygote
