@@ -43,7 +43,7 @@ class Limits:
     lease_quantum_s: float = 0.1
     """A working lease is recalled for a waiting client after this long."""
     leases_wanted_max: int = 1024
-    """Workers of one shape that one client asks for at a time."""
+    """Workers of one shape that one client asks for beyond those that work for it already."""
     workers_max: int = 256
     """Worker processes of a node, those of actors included."""
     worker_idle_s: float = 60.0
@@ -56,6 +56,19 @@ class Limits:
     """A call that runs this long hands its worker's link to the watchdog."""
     answer_delay_s: float = 0.001
     """Finished answers wait at most this long for company while tiny calls follow."""
+
+    output_lines_per_s_max: int = 1_000
+    """Lines of its workers that a driver prints in a second; what is more is counted."""
+    output_bytes_per_s_max: int = 1024 * 1024
+    """Bytes of them in a second."""
+    output_bytes_max: int = 1024 * 1024
+    """Bytes sent to a driver that it has not printed yet; what comes meanwhile is counted."""
+    log_bytes_max: int = 32 * 1024 * 1024
+    """A worker's log of this size is put aside, and replaces the one put aside before."""
+    logs_bytes_max: int = 256 * 1024 * 1024
+    """Logs of dead workers that a node keeps."""
+    logs_kept_max: int = 1_000
+    """Log files of dead workers that a node keeps."""
 
     max_retries_default: int = 3
     """Attempts after the first when a worker dies under a task."""

@@ -8,6 +8,7 @@ file is stale.
 
 import ast
 import hashlib
+import inspect
 import re
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def _fields(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
 
 def source_of_words() -> str:
     """Where the words are defined: the messages first, then what travels inside them."""
-    return "".join(Path(part.__file__).read_text() for part in (messages, values))
+    return "".join(Path(inspect.getfile(part)).read_text() for part in (messages, values))
 
 
 def page(source: str) -> str:

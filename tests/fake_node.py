@@ -238,7 +238,7 @@ def looking_around() -> object:
     looking = [node.start("look_around") for _ in range(2)]
     said = [node.said(worker) for worker in looking]
     ends = [node.end_of(worker) for worker in looking]
-    log_path = os.path.join(node.workers.log_directory, f"worker-{looking[0].hex()}")
+    log_path = os.path.join(node.directory, "logs", f"worker-{looking[0].hex()}")
     logs = [Path(log_path + ".out"), Path(log_path + ".err")]
     seen = {
         "node": os.getpid(),

@@ -105,8 +105,9 @@ def test_a_grant_that_crosses_a_return_is_used_or_goes_back_like_any_other() -> 
 def test_a_shape_that_nobody_can_run_fails_what_waits_for_it() -> None:
     client = new_client()
     tell(client, submit(1), submit(2))
-    failure = Failure("unschedulable", "no node can run it")
-    assert hear(client, NODE, Unschedulable(0, failure)) == [
+    needs = "it needs GPU 1; the best node has CPU 2"
+    failure = Failure("unschedulable", f"no node can run task `f`: {needs}")
+    assert hear(client, NODE, Unschedulable(0, Failure("unschedulable", needs))) == [
         Resolve(o(1), failure),
         Resolve(o(2), failure),
     ]

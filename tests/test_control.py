@@ -279,6 +279,17 @@ def test_dead_actors_are_remembered_up_to_a_limit() -> None:
     assert list(machine.actors.dead) == [actor_id(4), actor_id(5)]
 
 
+def test_who_dies_and_is_forgotten_in_the_same_turn_is_published() -> None:
+    machine = with_actor(limits=Limits(dead_actors_max=0))
+    dead = alive(state="dead", failure=KILLED)
+    assert turn(machine, (NODE1, EndActor(COUNTER.actor_id, KILLED, may_restart=False))) == [
+        Commit((("actors", COUNTER.actor_id, None),)),
+        Send(NODE1, StopActor(COUNTER.actor_id, 1, KILLED)),
+        published(4, dead),
+    ]
+    assert list(machine.actors.rows()) == []
+
+
 # -- names
 
 

@@ -22,6 +22,7 @@ from fabric.protocol.messages import (
     GetFunction,
     GetView,
     JoinNode,
+    LeaveNode,
     NodeFenced,
     NodeHeartbeat,
     NodeJoined,
@@ -475,3 +476,12 @@ def test_whatever_is_said_the_tables_stay_sound_and_the_journal_is_their_image(s
     for _ in range(120):
         again.step()
     assert crowd.trace == again.trace
+
+
+def test_a_node_that_leaves_is_dead_at_once() -> None:
+    machine = with_actor()
+    gone = node_view(available=(), state="dead")
+    effects = turn(machine, (NODE1, LeaveNode()))
+    assert rows(effects)[0] == ("nodes", N1, NodeRecord(gone))
+    assert [one.nodes for one in news(effects)] == [(gone,)]
+    assert machine.snapshot()["nodes"] == 0

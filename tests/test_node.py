@@ -132,9 +132,7 @@ def test_for_a_large_shape_that_has_nothing_room_is_kept() -> None:
 
 
 def test_an_impossible_shape_is_refused_with_the_numbers() -> None:
-    failure = Failure(
-        "unschedulable", "no node can run it: it needs GPU 1; the best node has CPU 2"
-    )
+    failure = Failure("unschedulable", "it needs GPU 1; the best node has CPU 2")
     shape = Shape((("GPU", 10_000),))
     assert hear(ready(), ME, requested(1, shape)) == [Send(ME, Unschedulable(0, failure))]
 

@@ -13,7 +13,7 @@ from fabric.core.effects import (
     StartWorker,
     StopWorker,
 )
-from fabric.core.events import PeerLost, ProcessEnded, WorkerExited
+from fabric.core.events import PeerLost, ProcessEnded, ShutDown, WorkerExited
 from fabric.core.node.node import NodeMachine
 from fabric.protocol.messages import (
     ActorChanged,
@@ -32,6 +32,7 @@ from fabric.protocol.messages import (
     GetView,
     JoinNode,
     LeaseReturned,
+    LeaveNode,
     NodeFenced,
     NodeHeartbeat,
     NodeJoined,
@@ -104,7 +105,15 @@ def test_a_worker_that_dies_is_reported_to_its_former_clients_too() -> None:
     node = ready(1)
     hear(node, ME, requested(1))
     hear(node, ME, ReturnLease(1))
-    assert tell(node, killed(W1))[0] == Send(ME, WorkerDied(W1, (), 0, KILLED))
+    assert tell(node, killed(W1))[:3] == [
+        Send(ME, WorkerDied(W1, (), 0, KILLED)),
+        Send(ME, ClientDied(me_of(W1))),
+        Hangup(W1),
+    ]
+
+
+def test_a_worker_that_ran_nothing_was_no_client() -> None:
+    assert tell(registered(ready(1)), killed(W1))[0] == Hangup(W1)
 
 
 def test_a_crash_says_how_where_and_with_which_last_words_a_worker_ended() -> None:
@@ -127,13 +136,13 @@ def test_a_crash_says_how_where_and_with_which_last_words_a_worker_ended() -> No
         (Crash(reason="no room"), "its worker could not be started: no room"),
         (
             Crash("crunch", 2, None, 11, 4, NODE, last_words="Fatal"),
-            f"`crunch`, attempt 2: its worker was ended by signal 11 (SIGSEGV) (pid 4 on {NODE});"
-            " its last words:\nFatal",
+            "task `crunch` crashed in attempt 2: its worker was ended by signal 11 (SIGSEGV)"
+            f" (pid 4 on {NODE}); its last words:\nFatal",
         ),
         (
             Crash("crunch", 1, None, 9, 4, NODE, rss=300_000_000, limit=1_000_000_000),
-            f"`crunch`, attempt 1: its worker was ended (pid 4 on {NODE}) because its node ran out"
-            " of memory: it used 300 MB of 1,000 MB",
+            f"task `crunch` crashed: its worker was ended (pid 4 on {NODE}) because its node ran"
+            " out of memory: it used 300 MB of 1,000 MB",
         ),
     ],
 )
@@ -208,7 +217,7 @@ def test_with_its_driver_a_job_ends() -> None:
         Hangup(ME),
     ]
     assert tell(node, killed(W1)) == [
-        Send(OTHER, ClientDied(me_of(W1))),
+        Send(OTHER, ClientDied(me_of(W1))),  # and nobody is told of calls
         Hangup(W1),
         StartWorker(me_of(W3)),
     ]
@@ -295,7 +304,7 @@ def test_a_constructor_that_raised_is_reported_and_its_worker_may_go() -> None:
     placed(node)
     failed = ActorFailed(a(5), 1, RAISED, may_restart=False)
     assert hear(node, W1, failed) == [Send(CONTROL, failed), Send(W1, EndWorker())]
-    assert tell(node, killed(W1))[1] == Hangup(W1)  # the control store is told already
+    assert tell(node, killed(W1))[:2] == [Send(ME, ClientDied(me_of(W1))), Hangup(W1)]
 
 
 def test_an_actor_that_is_told_to_end_is_killed_and_its_end_has_that_reason() -> None:
@@ -434,3 +443,10 @@ def test_half_a_cpu_is_half_a_cpu() -> None:
     node = ready(2, cpus=1)
     assert hear(node, ME, requested(4, HALF)) == [granted(1, W1), granted(2, W2)]
     assert node.resources.free == {"CPU": 0}
+
+
+def test_a_node_that_is_shut_down_has_itself_counted_out_and_beats_no_more() -> None:
+    node = ready(1)
+    hear(node, CONTROL, NodeJoined(1, "test"))
+    assert tell(node, ShutDown()) == [Send(W1, EndWorker()), Send(CONTROL, LeaveNode())]
+    assert hear(node, CONTROL, NodeFenced(), now=100.0) == []

@@ -25,7 +25,8 @@ MB = 1_000_000
 
 def crash_failure(crash: Crash) -> Failure:
     """The failure of what that worker was, or ran: a call if the crash names one."""
-    what = f"`{crash.task}`, attempt {crash.attempt}: " if crash.task else ""
+    which = f" in attempt {crash.attempt}" if crash.attempt > 1 else ""
+    what = f"task `{crash.task}` crashed{which}: " if crash.task else ""
     text = f"{what}its worker {_how(crash)}"
     if crash.last_words:
         text += f"; its last words:\n{crash.last_words}"

@@ -6,8 +6,14 @@ the simulator performs them too, in its own world.
 
 import msgspec
 
-from fabric.ids import Address, Incarnation, ObjectId
-from fabric.protocol.messages import AnyMessage, DefineFunction, DefineJob, ViewChanged
+from fabric.ids import Address, CallId, Incarnation, ObjectId
+from fabric.protocol.messages import (
+    AnyMessage,
+    DefineFunction,
+    DefineJob,
+    OutputWritten,
+    ViewChanged,
+)
 from fabric.protocol.records import Record
 from fabric.protocol.values import ActorSpec, Call, Failure, Value
 
@@ -57,6 +63,13 @@ class Drain(Effect, frozen=True, gc=False):
     """The worker behind that peer is dead: hear what it still said, then report `Drained`."""
 
     peer: Address
+
+
+class ShowOutput(Effect, frozen=True, gc=False):
+    """Print what that node's workers wrote; `OutputPrinted` reports."""
+
+    node: Address
+    message: OutputWritten
 
 
 # worker
@@ -120,6 +133,13 @@ class StopWorker(Effect, frozen=True, gc=False):
     """Kill that worker's process."""
 
     worker: Incarnation
+
+
+class DrainOutput(Effect, frozen=True, gc=False):
+    """Tell what those workers have written before this (`WorkerWrote`), then `OutputDrained`."""
+
+    request: CallId
+    workers: tuple[Incarnation, ...]
 
 
 class MeasureMemory(Effect, frozen=True, gc=False):

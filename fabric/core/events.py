@@ -166,6 +166,13 @@ class Drained(Event, frozen=True, gc=False):
     peer: Address
 
 
+class OutputPrinted(Event, frozen=True, gc=False):
+    """So many bytes of output that came from that node have been shown."""
+
+    node: Address
+    nbytes: int
+
+
 # worker: what its main thread says
 
 
@@ -241,6 +248,21 @@ class SegmentFailed(Event, frozen=True, gc=False):
     """`CreateSegment` could not: the file system is full."""
 
     segment: str
+
+
+class WorkerWrote(Event, frozen=True, gc=False):
+    """A worker's process wrote these whole lines, running what has that name."""
+
+    worker: Incarnation
+    is_error: bool
+    name: str
+    text: bytes
+
+
+class OutputDrained(Event, frozen=True, gc=False):
+    """`DrainOutput` is done, and all it found was told before."""
+
+    request: CallId
 
 
 class ProcessEnded(Event, frozen=True, gc=False):

@@ -23,7 +23,7 @@ from fabric.protocol.values import (
     Value,
 )
 
-PROTOCOL = 2
+PROTOCOL = 4
 """The wire integer: two processes talk only if theirs are equal."""
 
 
@@ -41,6 +41,7 @@ class RegisterClient(Message, frozen=True, array_like=True, tag="register_client
     is_driver: bool
     job: JobSpec
     entrypoint: str
+    wants_output: bool = False
 
 
 class ClientRegistered(Message, frozen=True, array_like=True, tag="client_registered", gc=False):
@@ -56,10 +57,7 @@ class UnregisterClient(Message, frozen=True, array_like=True, tag="unregister_cl
 
 
 class RequestLease(Message, frozen=True, array_like=True, tag="request_lease", gc=False):
-    """client -> node. I want ``wanted`` workers of this shape in all; the latest word counts.
-
-    Where calls ``may_retry``, their workers are the first to be ended when memory runs out.
-    """
+    """client -> node. I want ``wanted`` workers of this shape in all; the latest word counts."""
 
     shape_id: int
     shape: Shape
@@ -91,11 +89,7 @@ class ReturnLease(Message, frozen=True, array_like=True, tag="return_lease", gc=
 
 
 class WorkerDied(Message, frozen=True, array_like=True, tag="worker_died", gc=False):
-    """node -> client that leases it or has. It is gone; this is how far each lease had come.
-
-    Under a lease that is not listed nothing had started, unless its number is below ``known_from``:
-    what it had come to is forgotten.
-    """
+    """node -> client that leased it. How far each lease came; those below ``known_from`` may lack."""
 
     worker: Address
     progress: tuple[Progress, ...]
@@ -107,6 +101,28 @@ class ClientDied(Message, frozen=True, array_like=True, tag="client_died", gc=Fa
     """node -> every client. That one is gone: owners forget its borrows, borrowers its objects."""
 
     client: Incarnation
+
+
+class OutputWritten(Message, frozen=True, array_like=True, tag="output_written", gc=False):
+    """node -> driver. A worker of yours wrote these lines; so many before them are left out."""
+
+    pid: int
+    name: str
+    is_error: bool
+    text: bytes
+    omitted: int = 0
+
+
+class OutputShown(Message, frozen=True, array_like=True, tag="output_shown", gc=False):
+    """driver -> node. So many bytes more of that are printed: there is room for others."""
+
+    nbytes: int
+
+
+class FlushOutput(Message, frozen=True, array_like=True, tag="flush_output", gc=False):
+    """driver -> node -> driver. I am about to leave: send what is written, and this behind it."""
+
+    request: CallId
 
 
 # -------------------------------------------------------------------------- calls, client to worker
@@ -276,7 +292,6 @@ class ObjectReady(Message, frozen=True, array_like=True, tag="object_ready", gc=
 
 class CreateActor(Message, frozen=True, array_like=True, tag="create_actor", gc=False):
     """client -> node -> control store. Reserve its name, place it, keep it alive by its policy.
-
     One answer comes: `ActorChanged` if it was made, `ActorRefused` if it cannot be. Where
     ``get_if_exists`` is set and the name is taken, nothing is made and the answer is `NamedActor`
     with the call id of this actor's id as ``request``: the client uses the actor it names instead.
@@ -322,9 +337,7 @@ class GetNamedActor(Message, frozen=True, array_like=True, tag="get_named_actor"
 
 class NamedActor(Message, frozen=True, array_like=True, tag="named_actor", gc=False):
     """control store -> node -> client. That one, or nobody.
-
-    ``spec`` is without the constructor's arguments. Also the answer to `CreateActor` with
-    ``get_if_exists`` whose name is taken: ``request`` is then the call id of the id not used.
+    ``spec`` is without the constructor's arguments. `CreateActor` may have this answer, too.
     """
 
     request: CallId
@@ -421,6 +434,10 @@ class NodeHeartbeat(Message, frozen=True, array_like=True, tag="node_heartbeat",
     view: NodeView
 
 
+class LeaveNode(Message, frozen=True, array_like=True, tag="leave_node", gc=False):
+    """node -> control store. I end in order: count me out now, and not when I have been silent."""
+
+
 class NodeFenced(Message, frozen=True, array_like=True, tag="node_fenced", gc=False):
     """control store -> node. I declared you dead: end, or join again as somebody new."""
 
@@ -434,7 +451,6 @@ class RegisterJob(Message, frozen=True, array_like=True, tag="register_job", gc=
 
 class EndJob(Message, frozen=True, array_like=True, tag="end_job", gc=False):
     """node -> control store. That client of the job is gone: actors it made end unless detached.
-
     Where it is the job's driver, the job is over, with the actors that any client of it made.
     """
 
@@ -461,7 +477,6 @@ class View(Message, frozen=True, array_like=True, tag="view", gc=False):
 
 class ViewChanged(Message, frozen=True, array_like=True, tag="view_changed", gc=False):
     """control store -> everybody. Published: what changed; after a gap in sequence, `GetView`.
-
     Empty ones come where nothing changed for a heartbeat, so that a last one lost is missed.
     """
 
@@ -474,15 +489,13 @@ class ViewChanged(Message, frozen=True, array_like=True, tag="view_changed", gc=
 
 AnyMessage = (
     RegisterClient | ClientRegistered | UnregisterClient | RequestLease | LeaseGranted
-    | Unschedulable | ReturnLease | WorkerDied | ClientDied
-    | DefineJob | DefineFunction | RunCalls | CallsDone | CallsReturned | Taken
-    | WorkerReady | RecallLease | LeaseReturned | WorkerBlocked | WorkerResumed | EndWorker
-    | Allocate | Allocated | AllocationFailed | SealObject | FreeObjects
-    | AddBorrower | BorrowerAdded | Release | WantObject | ObjectReady
-    | CreateActor | ActorRefused | WatchActor | ActorChanged | EndActor | GetNamedActor | NamedActor
-    | PlaceActor | StartActor | ActorStarted | ActorFailed | StopActor
-    | PutFunction | GetFunction | FunctionFound
-    | JoinNode | NodeJoined | NodeHeartbeat | NodeFenced | RegisterJob | EndJob
-    | GetView | View | ViewChanged
+    | Unschedulable | ReturnLease | WorkerDied | ClientDied | OutputWritten | OutputShown
+    | DefineJob | DefineFunction | RunCalls | CallsDone | CallsReturned | Taken | WorkerReady
+    | RecallLease | LeaseReturned | WorkerBlocked | WorkerResumed | EndWorker | Allocate | Allocated
+    | AllocationFailed | SealObject | FreeObjects | AddBorrower | BorrowerAdded | Release
+    | WantObject | ObjectReady | CreateActor | ActorRefused | WatchActor | ActorChanged | EndActor
+    | GetNamedActor | NamedActor | PlaceActor | StartActor | ActorStarted | ActorFailed | StopActor
+    | PutFunction | GetFunction | FunctionFound | FlushOutput | GetView | View | ViewChanged
+    | JoinNode | NodeJoined | NodeHeartbeat | LeaveNode | NodeFenced | RegisterJob | EndJob
 )  # fmt: skip
 """The closed set of messages; a frame's body is a list of them."""

@@ -62,7 +62,7 @@ class LargeValues:
             client.tell(Drop((object_id,)))  # the node may have the segment back
             if isinstance(error, OSError) and error.errno != errno.ENOSPC:
                 raise
-            full = store_full(client.place.store_directory, nbytes, str(error))
+            full = store_full(client.place.store_directory, "A value", nbytes, str(error))
             raise load_failure(full) from error
         client.tell(SegmentWritten(object_id, 0))
         return sealed

@@ -51,13 +51,13 @@ def segment_path(directory: str, name: str) -> str:
     return os.path.join(directory, name)
 
 
-def store_full(directory: str, nbytes: int, reason: str) -> Failure:
+def store_full(directory: str, what: str, nbytes: int, reason: str) -> Failure:
     """Why a value could not be written: others fill the file system that the store is in."""
     room = os.statvfs(directory)
     free = room.f_bavail * room.f_frsize
     text = (
-        f"the object store is full: {nbytes:,} bytes needed, the file system of {directory} has"
-        f" {free:,} free ({reason})"
+        f"{what}, {nbytes:,} bytes, cannot be written: the file system of {directory} has {free:,}"
+        f" bytes free ({reason})"
     )
     return Failure("store_full", text, msgspec.msgpack.encode({"need": nbytes, "free": free}))
 

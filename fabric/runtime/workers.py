@@ -24,6 +24,7 @@ from fabric.config import Limits
 from fabric.core.events import WorkerExited, WorkerMemory
 from fabric.ids import Address, Incarnation
 from fabric.runtime.memory import KB, MemoryMeter, own_memory
+from fabric.runtime.output import WorkerOutput
 from fabric.runtime.words import Words, known_from
 from fabric.runtime.zygote import WorkerLaunch, ZygoteChannel
 
@@ -78,10 +79,9 @@ class WorkerProcesses:
         limits: Limits,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.log_directory = log_directory
-        os.makedirs(log_directory, 0o700, exist_ok=True)
         self._zygote = zygote
         self._words = Words(os.path.join(runtime_directory, "words"))
+        self.output = WorkerOutput(log_directory, limits, self._words.name)
         self._node, self._cluster, self._limits = node, cluster, limits
         self._runtime_directory = runtime_directory
         self._environment = dict(environment or {})
@@ -130,7 +130,14 @@ class WorkerProcesses:
         except OSError as error:
             self._fail(incarnation, f"no memory for the worker's shared word: {error}")
             return
-        worker = WorkerProcess(self._launch(incarnation, slot))
+        try:
+            pipes = self.output.open(incarnation, slot)
+        except OSError as error:
+            self.output.abandon(incarnation)
+            self._words.release(slot)
+            self._fail(incarnation, f"no pipes for the worker's output: {error}")
+            return
+        worker = WorkerProcess(self._launch(incarnation, slot, *pipes))
         self._workers[incarnation] = worker
         try:
             self._zygote.start_worker(worker.launch)
@@ -149,8 +156,9 @@ class WorkerProcesses:
         with contextlib.suppress(ProcessLookupError):  # dead, and about to be found so
             signal.pidfd_send_signal(worker.pidfd, number)
 
-    def _launch(self, incarnation: Incarnation, slot: int) -> WorkerLaunch:
-        log_path = os.path.join(self.log_directory, f"worker-{incarnation.hex()}")
+    def _launch(
+        self, incarnation: Incarnation, slot: int, stdout_path: str, stderr_path: str
+    ) -> WorkerLaunch:
         return WorkerLaunch(
             incarnation=incarnation,
             node=self._node,
@@ -158,8 +166,8 @@ class WorkerProcesses:
             cluster=self._cluster,
             words_path=self._words.path,
             slot=slot,
-            stdout_path=log_path + ".out",
-            stderr_path=log_path + ".err",
+            stdout_path=stdout_path,
+            stderr_path=stderr_path,
             environment=self._environment,
             limits=self._limits,
         )
@@ -171,6 +179,7 @@ class WorkerProcesses:
     def _give_up(self, worker: WorkerProcess, reason: str) -> None:
         """That worker never began."""
         del self._workers[worker.launch.incarnation]
+        self.output.abandon(worker.launch.incarnation)
         self._words.release(worker.launch.slot)
         self._fail(worker.launch.incarnation, reason)
 
@@ -204,6 +213,7 @@ class WorkerProcesses:
         os.close(worker.pidfd)  # which also takes it out of the epoll set
         launch = worker.launch
         progress = self._words.progress(launch.slot)
+        output_path, errors_path = self.output.close(launch.incarnation)
         self._words.release(launch.slot)
         del self._workers[launch.incarnation]
         is_exit = os.WIFEXITED(status)
@@ -216,7 +226,7 @@ class WorkerProcesses:
             exit_code=os.WEXITSTATUS(status) if is_exit else None,
             signal=number,
             progress=progress,
-            log_tail=log_tail(launch.stderr_path) or log_tail(launch.stdout_path),
+            log_tail=log_tail(errors_path) or log_tail(output_path),
             known_from=known_from(progress),
             pid=worker.pid,
             rss=rss,
@@ -314,6 +324,7 @@ class WorkerProcesses:
             log.warning("processes %s do not end", [*stuck, *self._strangers.values()])
         self._epoll.close()
         os.close(self._wake)
+        self.output.end()
         self._words.close()
         return exits
 
@@ -361,7 +372,7 @@ def log_tail(path: str) -> str:
         with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
-    except FileNotFoundError:  # it died before it could open its log
+    except FileNotFoundError:  # it wrote nothing
         return ""
     crashes = [at for at, line in enumerate(lines) if line.startswith(CRASH)]
     if crashes:

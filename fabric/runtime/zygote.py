@@ -34,6 +34,7 @@ import msgspec
 from fabric.config import Limits
 from fabric.ids import Address, Incarnation
 from fabric.runtime.orphans import kill_orphans, origin_of
+from fabric.runtime.stdio import flush_all, open_stdio
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
@@ -55,7 +56,7 @@ REPORT = msgspec.msgpack.Decoder(list[int | str])
 class WorkerLaunch(msgspec.Struct, frozen=True, array_like=True):
     """Everything a worker is told before it says its first word.
 
-    ``environment`` is added to the node's. The two logs may be one file.
+    ``environment`` is added to the node's. The two paths are pipes that the node reads, or files.
     """
 
     incarnation: Incarnation
@@ -397,7 +398,7 @@ def _be_worker(
     # comes to the node: so the node knows that every stranger among its children may be killed.
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     _go_first_when_memory_is_short()
-    _open_logs(launch)
+    _open_output(launch)
     os.environ.update(launch.environment)
     atexit._clear()  # what the node registered is the node's; `random` seeds itself after a fork
     try:
@@ -445,8 +446,8 @@ def _close_descriptors(*kept: int) -> None:
                 os.close(int(entry))
 
 
-def _open_logs(launch: WorkerLaunch) -> None:
-    """Standard output and error go to the worker's logs, line by line, also from C and children."""
+def _open_output(launch: WorkerLaunch) -> None:
+    """Standard output and error go where the node wants them, also from C and children."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     output = os.open(launch.stdout_path, flags, 0o600)
@@ -455,16 +456,12 @@ def _open_logs(launch: WorkerLaunch) -> None:
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin = os.fdopen(0, closefd=False)
-    sys.stdout = os.fdopen(
-        1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
-    )
-    sys.stderr = os.fdopen(
-        2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
-    )
+    open_stdio()
     faulthandler.enable(file=2, all_threads=False)
 
 
 def _flush_stdio() -> None:
+    flush_all()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed, or None
             stream.flush()

@@ -8,6 +8,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 
+from fabric.core.events import ShutDown
 from fabric.core.machine import InvariantError
 from fabric.ids import call_of
 from tests.sim.processes import DriverProcess
@@ -62,15 +63,16 @@ def every(simulation: Simulation, rate: Callable[[], float], action: Callable[[]
 def pause(simulation: Simulation) -> None:
     """Somebody stands still for a while."""
     world = simulation.world
-    process = world.random.choice(simulation.processes())
-    process.pause(world.delay(world.draw.pause_s))
-    world.fault("pause")
+    processes = simulation.processes()
+    if processes:  # all may be dead at once
+        world.random.choice(processes).pause(world.delay(world.draw.pause_s))
+        world.fault("pause")
 
 
 def fill_memory(simulation: Simulation) -> None:
     """Workers use more than the node may let them."""
     world = simulation.world
-    simulation.node.short_until = world.now + world.delay(0.1)
+    world.short_until = world.now + world.delay(0.1)
     simulation.has_lost_clients = True
     simulation.checkers.executions.free_retries = simulation.limits.oom_retries_max
     world.fault("memory shortage")
@@ -142,6 +144,9 @@ def play(simulation: Simulation) -> None:
     run_until(simulation, world.now + QUIET_S, lambda: False)
     simulation.checkers.gone()
     simulation.is_over = True
+    simulation.node.shell.tell(ShutDown())
+    run_until(simulation, world.now + QUIET_S, lambda: False)
+    simulation.checkers.shut_down()
 
 
 def why_it_waits(driver: DriverProcess) -> list[str]:

@@ -5,6 +5,7 @@ its memory along; what it had said may still arrive, its shared word is read by 
 control store comes back from what its journal had written, under a new epoch.
 """
 
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -15,6 +16,7 @@ from fabric.core.effects import (
     BecomeActor,
     Commit,
     CreateSegment,
+    DrainOutput,
     Effect,
     Exit,
     Learn,
@@ -31,14 +33,14 @@ from fabric.core.effects import (
 )
 from fabric.core.events import (
     ActorMade,
+    Ask,
     CallOverran,
     CallRan,
-    Leave,
-    MemoryMeasured,
+    OutputDrained,
     Register,
     SegmentRecycled,
     WorkerExited,
-    WorkerMemory,
+    WorkerWrote,
 )
 from fabric.core.node.node import NodeMachine
 from fabric.core.worker import WorkerMachine
@@ -52,7 +54,7 @@ from fabric.ids import (
     incarnation_of,
     object_id,
 )
-from fabric.protocol.messages import DefineJob
+from fabric.protocol.messages import DefineJob, FlushOutput
 from fabric.protocol.records import EpochRecord, Record
 from fabric.protocol.values import (
     UNIT,
@@ -63,6 +65,7 @@ from fabric.protocol.values import (
     Value,
 )
 from tests.sim import programs
+from tests.sim.memory import measured
 from tests.sim.refs import SimRef
 from tests.sim.shells import Blocking, Client, Shell, Thread, write
 
@@ -129,13 +132,20 @@ class DriverProcess(SimProcess):
         self.is_finished = True
 
     def leave(self) -> None:
-        """End in order."""
-        if self.is_alive:
-            self.client.tell(Leave())
-            self.world.after(1.0, self._leave)
+        """End in order, after all output has come."""
+        if self.world.draw.output is None or not self.is_alive:
+            self._leave(None)
+            return
+        request = self.client.refs.next_call()
+        self.client.questions[request] = self._leave
+        self.client.tell_client(Ask(request, FlushOutput(request)))
 
-    def _leave(self) -> None:
-        self.end(is_orderly=True)
+    def _leave(self, answer: Any) -> None:
+        if isinstance(answer, FlushOutput):
+            self.simulation.checkers.output.flushed(self.me)
+        if self.is_alive:
+            self.client.leave()
+            self.world.after(1.0, partial(self.end, is_orderly=True))
 
 
 class Worker(Shell):
@@ -180,6 +190,7 @@ class Worker(Shell):
         self.word[caller, run.lease] = (call.number, False)
         self.began_at = self.world.now
         self.simulation.checkers.began(self, run)
+        self._print()
         self.home.need_client().depth = run.depth + 1
         client = self.home.client
         started = self.world.now
@@ -192,6 +203,15 @@ class Worker(Shell):
 
         self.world.after(self.limits.window_s + 0.01, self._overran, run)
         self._start(program, ended)
+
+    def _print(self) -> None:
+        """Some lines, as the node's process would tell them."""
+        random = self.world.draw.output
+        node = self.home.node.shell
+        if random is None or not node.is_alive or random.random() < 0.3:
+            return
+        text = self.simulation.checkers.output.write(self.home.job.job, random.randint(1, 4))
+        node.tell(WorkerWrote(self.home.me, random.random() < 0.5, "model", text))
 
     def _may_go(self, action: Any, *args: Any) -> bool:
         if self.is_alive and self.process.paused_until > self.world.now:
@@ -211,11 +231,12 @@ class Worker(Shell):
     def _register(self, then: Any, has_refs: bool = False) -> None:
         """Refs that outlive the call are counted by their owners before its answer leaves.
 
-        Of those in the answer that are our own, our client must have heard by then, too.
+        Also those that only calls still need which it made. Of those in the answer that are our
+        own, our client must have heard by then, too.
         """
         client = self.home.client
-        kept = client.refs.take_fresh()
-        if not kept and not has_refs:
+        has_borrowed, kept = client.refs.take_fresh()
+        if not has_borrowed and not has_refs:
             then()
             return
         request = b"kept" + client.refs.next_call()
@@ -291,7 +312,7 @@ class WorkerProcess(SimProcess):
     def leave(self) -> None:
         """It was told to end, and has said all."""
         if self._client is not None and self.is_alive:
-            self._client.tell(Leave())
+            self._client.leave()
         self.world.after(0.05, self._leave)
 
     def _leave(self) -> None:
@@ -341,7 +362,9 @@ class Node(Shell):
         elif isinstance(effect, UnlinkSegment):
             store.unlink(effect.segment)
         elif isinstance(effect, MeasureMemory):
-            self.tell(self.home.measured(effect.workers))
+            self.tell(measured(self.home, effect.workers))
+        elif isinstance(effect, DrainOutput):
+            self.tell(OutputDrained(effect.request))
         elif isinstance(effect, WatchProcess):
             self.simulation.watch(effect.client, self)
         elif isinstance(effect, Exit):
@@ -360,7 +383,6 @@ class NodeProcess(SimProcess):
         self.address = address("n", self.me)
         self.workers: dict[Incarnation, WorkerProcess] = {}
         self.doomed: dict[Incarnation, None] = {}  # to be killed when they are born
-        self.short_until = 0.0  # of memory
         machine = NodeMachine(
             self.address,
             control,
@@ -390,17 +412,6 @@ class NodeProcess(SimProcess):
             worker.crash()
         else:
             self.doomed[me] = None
-
-    def measured(self, workers: tuple[Incarnation, ...]) -> MemoryMeasured:
-        """How much memory is used, by each of these the same."""
-        found = []
-        for one in workers:
-            if one in self.workers:
-                worker = self.workers[one].worker
-                is_busy = any(not finished for _, finished in worker.word.values())
-                found.append(WorkerMemory(one, 10, worker.began_at if is_busy else 0.0))
-        is_short = self.world.now < self.short_until
-        return MemoryMeasured(100 if is_short else 10, 100, tuple(found))
 
     def on_end(self, is_orderly: bool) -> None:
         """Its workers die with it."""

@@ -95,9 +95,11 @@ def test_a_poison_call_ends_after_its_retries_and_its_neighbours_pay_nothing(
     behind = [innocent.remote(str(tmp_path), i) for i in range(100, 200)]
     assert fabric.get(before + behind, WAIT_S) == list(range(200))
     for one in poisoned:
-        with pytest.raises(exceptions.WorkerCrashedError, match="`poison`, attempt 3") as caught:
+        with pytest.raises(
+            exceptions.WorkerCrashedError, match="`poison` crashed in attempt 3"
+        ) as caught:
             one.get(WAIT_S)
-        assert caught.value.attempt == 3
+        assert (caught.value.task, caught.value.attempt) == ("poison", 3)
     assert len(list(tmp_path.glob("run-*"))) == 9
     assert len(list(tmp_path.glob("innocent-*"))) == 200  # each ran once
 

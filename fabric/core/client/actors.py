@@ -87,7 +87,11 @@ class Actors:
                 channel.is_awaited = False
                 effects.append(Reply(channel.actor_id, failure))
         self._open.clear()
-        self.made.clear()
+        made, self.made = self.made, {}
+        for actor_id in made:  # those whose handles went while their arguments were waited for
+            handle = ObjectId(actor_id)
+            if handle in self.references.objects.owned and not self.references.is_needed(handle):
+                effects += self.references.forget(handle)
         return effects
 
     # what user threads say

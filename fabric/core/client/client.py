@@ -16,7 +16,7 @@ from fabric.core.client.calls import Calls, PendingCall
 from fabric.core.client.leases import ShapeQueue
 from fabric.core.client.references import References
 from fabric.core.client.tasks import Tasks
-from fabric.core.effects import Effect, Hangup, Reply, Resolve, Send
+from fabric.core.effects import Effect, Hangup, Reply, Resolve, Send, ShowOutput
 from fabric.core.events import (
     Ask,
     Await,
@@ -29,6 +29,7 @@ from fabric.core.events import (
     KillActor,
     Leave,
     MakeActor,
+    OutputPrinted,
     PeerLost,
     Put,
     Register,
@@ -57,11 +58,14 @@ from fabric.protocol.messages import (
     ClientRegistered,
     DefineFunction,
     DefineJob,
+    FlushOutput,
     FunctionFound,
     GetFunction,
     LeaseGranted,
     NamedActor,
     ObjectReady,
+    OutputShown,
+    OutputWritten,
     PutFunction,
     RegisterClient,
     Release,
@@ -91,23 +95,24 @@ class ClientMachine:
         is_driver: bool,
         pid: int = 0,
         entrypoint: str = "",
+        wants_output: bool = False,
     ) -> None:
         self.address = address
         self.me = incarnation_of(address)
         self.node = node
         self.job = job
         self.limits = limits
-        self.hello = RegisterClient(pid, is_driver, job, entrypoint)
+        self.hello = RegisterClient(pid, is_driver, job, entrypoint, wants_output)
         self.calls = Calls()
+        self.functions: dict[FunctionId, DefineLocally] = {}
         self.tasks = Tasks(node, job.job, limits)
         self.actors = Actors(self.me, node, limits)
         self.references = References(
             self.me, node, self.calls, self.actors.on_handles_gone, self._wake
         )
-        self.tasks.join(self.calls, self._fail, self._run_at, self._name_of)
+        self.tasks.join(self.calls, self._fail, self._run_at, self.functions)
         self.actors.join(self.calls, self.references, self._admit, self._fail, self._run_at)
         self.allocations = Allocations(node)
-        self.functions: dict[FunctionId, DefineLocally] = {}
         self.introduced: dict[Address, dict[FunctionId, None]] = {}  # worker → what it was sent
         self.asks: dict[bytes, list[bytes]] = {}  # key of the expected answer → requests
         self.node_is_lost: Failure | None = None
@@ -148,6 +153,9 @@ class ClientMachine:
             NamedActor: self.on_answer,
             FunctionFound: self.on_answer,
             View: self.on_answer,
+            FlushOutput: self.on_answer,
+            OutputWritten: self.on_output_written,
+            OutputPrinted: self.on_output_printed,
             ClientRegistered: self.on_client_registered,
             Leave: self.on_leave,
         }
@@ -239,10 +247,6 @@ class ClientMachine:
         if not message.is_shared:
             return []
         return [Send(self.node, PutFunction(message.function, message.name, message.pickled))]
-
-    def _name_of(self, function: FunctionId) -> str:
-        known = self.functions.get(function)
-        return known.name if known is not None else ""
 
     def _admit(self, call: PendingCall) -> list[Effect]:
         """A new call: hold what it needs, wait for what is missing."""
@@ -416,7 +420,7 @@ class ClientMachine:
         self.tasks.on_drained(message.peer, effects, now)
         self.actors.on_drained(message.peer, effects)
         self.introduced.pop(message.peer, None)
-        self.references.process_died(incarnation_of(message.peer))
+        self.references.worker_gone(message.peer)
         return [*effects, Hangup(message.peer)]
 
     def on_client_died(self, source: Address, message: ClientDied, now: float) -> list[Effect]:
@@ -437,6 +441,7 @@ class ClientMachine:
         self.tasks.clear()
         effects += self.actors.clear(failure)
         effects += self.allocations.node_lost(failure)
+        effects += self.references.node_lost(failure)
         for call in list(self.calls.pending.values()):
             if call.call_id in self.calls.pending:
                 self._fail(call, failure, effects)
@@ -458,7 +463,10 @@ class ClientMachine:
         return [Send(self.node, asked)] if len(requests) == 1 else []
 
     def on_answer(
-        self, source: Address, message: NamedActor | FunctionFound | View, now: float
+        self,
+        source: Address,
+        message: NamedActor | FunctionFound | View | FlushOutput,
+        now: float,
     ) -> list[Effect]:
         """Its answer."""
         key = message.function if isinstance(message, FunctionFound) else message.request
@@ -469,6 +477,18 @@ class ClientMachine:
     ) -> list[Effect]:
         """The node knows us."""
         return [Reply(b"registered", message)]
+
+    def on_output_written(
+        self, source: Address, message: OutputWritten, now: float
+    ) -> list[Effect]:
+        """Our workers' words, for the user to see."""
+        return [ShowOutput(source, message)]
+
+    def on_output_printed(
+        self, source: Address, message: OutputPrinted, now: float
+    ) -> list[Effect]:
+        """They are seen: their node may send more."""
+        return [Send(message.node, OutputShown(message.nbytes))]
 
     def on_leave(self, source: Address, message: Leave, now: float) -> list[Effect]:
         """Say goodbye; the node returns what we hold."""

@@ -86,7 +86,7 @@ class ShapeQueue:
         duration = durations.get(self.ready[0].function)
         if duration is not None:
             waiting = min(waiting, int(waiting * duration / LEASE_WORTH_S) + 1)
-        return min(busy + waiting, limits.leases_wanted_max)
+        return busy + min(waiting, limits.leases_wanted_max)
 
     def ask(self, durations: Mapping[FunctionId, float], limits: Limits) -> int | None:
         """How many workers to ask the node for now, if that is news to it.
@@ -98,7 +98,8 @@ class ShapeQueue:
             is_known = wanted <= self.asked and self.depth <= self.asked_depth
             if is_known and not self.is_unsure:
                 return None
-            wanted = min(1 << (wanted - 1).bit_length(), limits.leases_wanted_max)
+            held = len(self.leases)
+            wanted = min(1 << (wanted - 1).bit_length(), held + limits.leases_wanted_max)
         elif self.asked > len(self.leases) or self.is_unsure:
             wanted = len(self.leases)
         else:

@@ -6,7 +6,7 @@ settles what a dead worker leaves open. Sending calls and failing them is the ma
 by `join`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -15,6 +15,7 @@ from fabric.core.client.calls import Calls, PendingCall
 from fabric.core.client.leases import Death, Lease, Leases, ShapeQueue
 from fabric.core.crashes import crash_failure
 from fabric.core.effects import Drain, Effect, Send
+from fabric.core.events import DefineLocally
 from fabric.core.machine import InvariantError
 from fabric.ids import Address, CallId, FunctionId, JobId
 from fabric.protocol.messages import (
@@ -45,13 +46,13 @@ class Tasks:
         calls: Calls,
         fail: Callable[[PendingCall, Failure, list[Effect]], None],
         run_at: Callable[[Address, int, int, list[PendingCall]], list[Effect]],
-        name_of: Callable[[FunctionId], str],
+        functions: Mapping[FunctionId, DefineLocally],
     ) -> None:
-        """Take the machine's table and verbs."""
+        """Take the machine's tables and verbs."""
         self.calls = calls
         self.fail = fail
         self.run_at = run_at
-        self.name_of = name_of
+        self.functions = functions
 
     def tick(self, now: float) -> list[Effect]:
         """Send what became ready in this turn, ask for workers, return those without work."""
@@ -128,7 +129,7 @@ class Tasks:
                 again.append(call)
             else:
                 call.may_have_sealed = True
-                name = self.name_of(call.function)
+                name = self.functions[call.function].name
                 crash = msgspec.structs.replace(death.crash, task=name, attempt=attempt)
                 self.fail(call, crash_failure(crash), effects)
         lease.queue.ready.extendleft(reversed(again))
@@ -155,6 +156,15 @@ class Tasks:
         for call in rested:
             if self.calls.pending.get(call.call_id) is call:
                 self.enqueue(call)
+
+    def _of(self, call: PendingCall, failure: Failure) -> Failure:
+        """What the node said of a shape, as what befell this call's task."""
+        task = f"task `{self.functions[call.function].name}`"
+        if failure.kind == "unschedulable":
+            text = f"no node can run {task}: {failure.text}"
+        else:
+            text = f"{task} cannot run: {failure.text}"
+        return msgspec.structs.replace(failure, text=text)
 
     # leases
 
@@ -189,7 +199,7 @@ class Tasks:
         calls = list(queue.ready)
         queue.ready.clear()
         for call in calls:
-            self.fail(call, message.failure, effects)
+            self.fail(call, self._of(call, message.failure), effects)
         return effects
 
     def on_worker_died(self, source: Address, message: WorkerDied, now: float) -> list[Effect]:

@@ -15,14 +15,17 @@ from fabric.core.effects import Effect, Exit, Hangup, Send, StopWorker, WatchPro
 from fabric.core.events import (
     ControlMoved,
     Event,
+    OutputDrained,
     PeerLost,
     ProcessEnded,
     SegmentFailed,
     SegmentRecycled,
     ShutDown,
     WorkerExited,
+    WorkerWrote,
 )
 from fabric.core.node.memory import Memory
+from fabric.core.node.output import Output
 from fabric.core.node.residents import Resident, Residents
 from fabric.core.node.resources import Resources
 from fabric.core.node.scheduling import Scheduling
@@ -41,6 +44,7 @@ from fabric.protocol.messages import (
     CreateActor,
     EndActor,
     EndJob,
+    FlushOutput,
     FreeObjects,
     FunctionFound,
     GetFunction,
@@ -48,10 +52,12 @@ from fabric.protocol.messages import (
     GetView,
     JoinNode,
     LeaseReturned,
+    LeaveNode,
     NamedActor,
     NodeFenced,
     NodeHeartbeat,
     NodeJoined,
+    OutputShown,
     PlaceActor,
     PutFunction,
     RecallLease,
@@ -109,6 +115,7 @@ class NodeMachine:
         self.store = Store(store_prefix, store_bytes_max, limits, self._is_gone)
         self.residents = Residents(control, self.view, self._is_client)
         self.memory = Memory(limits, self.staff, self.residents.may_restart)
+        self.output = Output(limits, self.staff, self._wants_output)
         self.clients: dict[Incarnation, RegisterClient] = {}
         self.gone: dict[bytes, None] = {}  # clients that were here, the latest
         self.epoch = 0
@@ -124,6 +131,10 @@ class NodeMachine:
             UnregisterClient: self.on_unregister_client,
             ProcessEnded: self.on_process_ended,
             ShutDown: self.on_shut_down,
+            WorkerWrote: self.output.on_worker_wrote,
+            OutputShown: self.output.on_output_shown,
+            FlushOutput: self.output.on_flush_output,
+            OutputDrained: self.output.on_output_drained,
             RequestLease: scheduling.on_request_lease,
             ReturnLease: scheduling.on_return_lease,
             LeaseReturned: scheduling.on_lease_returned,
@@ -181,6 +192,7 @@ class NodeMachine:
         effects += self.scheduling.end_surplus(now)
         effects += self.store.tick(now)
         effects += self.memory.tick(now)
+        effects += self.output.tick(now)
         if self.epoch and now >= self._beat_at:
             self._beat_at = now + self.limits.node_heartbeat_s
             effects.append(Send(self.control, NodeHeartbeat(self.view())))
@@ -192,12 +204,14 @@ class NodeMachine:
         parts = (self.store.segments.deadline(), self.memory.deadline())
         dues += [due for due in parts if due is not None]
         dues += self.scheduling.dues()
+        dues += self.output.dues()
         return min(dues, default=None)
 
     def check(self) -> None:
         """Accounts balance, and workers are who they believe to be."""
         self.scheduling.check()
         self.residents.check()
+        self.output.check()
 
     def view(self) -> NodeView:
         """This node as everybody may know it."""
@@ -227,6 +241,10 @@ class NodeMachine:
 
     def _is_client(self, client: bytes) -> bool:
         return client in self.clients
+
+    def _wants_output(self, client: bytes) -> bool:
+        registered = self.clients.get(Incarnation(client))
+        return registered is not None and registered.wants_output
 
     def _is_gone(self, client: bytes) -> bool:
         return client in self.gone
@@ -264,6 +282,7 @@ class NodeMachine:
     def _client_gone(self, client: Incarnation, now: float) -> list[Effect]:
         """Its demands, leases and objects go; with a driver goes its job."""
         self.residents.client_died(client)
+        self.output.client_gone(client)
         registered = self.clients.pop(client, None)
         if registered is None:
             return []
@@ -322,8 +341,10 @@ class NodeMachine:
         if self._is_client(worker.incarnation):
             effects += self._client_gone(worker.incarnation, now)
             effects.append(Hangup(address("c", worker.incarnation)))
-        elif worker.lessees or worker.actor_id is not None:  # its client may not have come that far
-            effects += [Send(address("c", one), ClientDied(message.worker)) for one in self.clients]
+        elif worker.job is not None and not self._is_gone(worker.incarnation):
+            # what it ran may have made it a client that spoke to others and not yet to us
+            died = ClientDied(worker.incarnation)
+            effects += [Send(address("c", one), died) for one in self.clients]
         self.store.writer_died(worker.address)
         return [*effects, Hangup(worker.address)]
 
@@ -392,8 +413,12 @@ class NodeMachine:
     # the control store and the end
 
     def on_shut_down(self, source: Address, message: ShutDown, now: float) -> list[Effect]:
-        """Nothing more is begun; idle workers end at once, others after what they run."""
-        return self.scheduling.end_all(now)
+        """Nothing more is begun; idle workers end at once, others after what they run.
+
+        From here on the control store counts us out, and we say nothing more to it.
+        """
+        self.epoch = 0
+        return [*self.scheduling.end_all(now), Send(self.control, LeaveNode())]
 
     def on_node_joined(self, source: Address, message: NodeJoined, now: float) -> list[Effect]:
         """We are in."""
@@ -415,6 +440,8 @@ class NodeMachine:
 
     def on_node_fenced(self, source: Address, message: NodeFenced, now: float) -> list[Effect]:
         """We were declared dead: what we did since then does not count."""
+        if self.scheduling.is_ending:
+            return []  # we have said so ourselves
         return [Exit("the control store declared this node dead")]
 
     def on_peer_lost(self, source: Address, message: PeerLost, now: float) -> list[Effect]:

@@ -292,7 +292,7 @@ class Scheduling:
 
     def _cannot(self, shape: Shape) -> Failure:
         asked = amounts_text(dict(shape.amounts))
-        text = f"no node can run it: it needs {asked}; the best node has "
+        text = f"it needs {asked}; the best node has "
         return Failure("unschedulable", text + amounts_text(self.resources.totals))
 
     def _recall(self, now: float, shares: Mapping[JobId, int]) -> list[Effect]:
@@ -391,6 +391,7 @@ class Scheduling:
         """A worker has started."""
         worker = self.staff.workers.get(incarnation_of(source))
         if worker is not None and worker.state == "starting":
+            worker.pid = message.pid
             worker.become("idle", now)
             self.staff.failed_starts = 0
         return []

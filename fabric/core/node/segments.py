@@ -177,12 +177,19 @@ class Segments:
 
     def full(self, wish: Wish) -> Failure:
         """Why there is no room, with numbers."""
+        if wish.nbytes > self.bytes_max:
+            return Failure(
+                "store_too_small",
+                f"a value of {wish.nbytes:,} bytes is larger than the whole object store, which has"
+                f" {self.bytes_max:,}",
+            )
         live = [one for one in self.table.values() if one.state in ("writing", "sealed")]
         pinned = [one for one in self.table.values() if one.state == "freeing"]
         text = (
-            f"the object store is full: {wish.nbytes:,} bytes needed, "
-            f"{self.bytes_max:,} in all, {sum(s.nbytes for s in live):,} in {len(live)} objects, "
-            f"{sum(s.nbytes for s in pinned):,} in {len(pinned)} freed ones that readers still map"
+            f"the object store is full: {wish.nbytes:,} bytes needed, {self.bytes_max:,} in all,"
+            f" {sum(s.nbytes for s in live):,} in objects"
+            f" ({len(live)} of them), {sum(s.nbytes for s in pinned):,} in freed ones that readers"
+            f" still map ({len(pinned)} of them)"
         )
         largest = sorted(live, key=lambda one: -one.nbytes)[:3]
         if largest:

@@ -28,6 +28,7 @@ class WorkerState:
     def __init__(self, incarnation: Incarnation, now: float) -> None:
         self.incarnation = incarnation
         self.address = address("w", incarnation)
+        self.pid = 0  # as soon as it has said so
         self.state = "starting"
         self.job: JobId | None = None  # bound at its first lease, for life
         self.lease = 0
