@@ -54,7 +54,7 @@ DUAL_TYPES_MAX = 256
 HEAP_TYPE = 1 << 9
 """The flag of classes that were made by a class statement."""
 
-DETAILED = ("worker_crashed", "out_of_memory", "store_full")
+DETAILED = ("worker_crashed", "out_of_memory", "store_full", "store_too_small")
 """Kinds whose failures carry figures instead of a pickled exception."""
 
 NOT_RAISED = (StopIteration, StopAsyncIteration)
@@ -285,7 +285,7 @@ def load_failure(failure: Failure) -> BaseException:
 def _detailed(failure: Failure) -> BaseException:
     """An error of the fabric's own with the figures it was told by."""
     error = FAILURES[failure.kind](failure.text, advice=ADVICES.get(failure.kind))
-    if failure.kind == "store_full":
+    if failure.kind in ("store_full", "store_too_small"):
         details = msgspec.msgpack.decode(failure.pickled) if failure.pickled else {}
     elif failure.pickled:
         details = msgspec.structs.asdict(msgspec.msgpack.decode(failure.pickled, type=Crash))

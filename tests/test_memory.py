@@ -1,6 +1,7 @@
 """Memory: what the kernel says, whom a node ends when it runs out, and what callers do then."""
 
-import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,11 +120,15 @@ def test_a_limit_above_the_machine_is_none(tmp_path: Path) -> None:
 
 
 def test_a_process_uses_what_it_shares_with_nobody() -> None:
-    before = own_memory(os.getpid())
-    held = b"x" * 20_000_000
-    assert own_memory(os.getpid()) > before + 10_000_000
-    assert len(held) == 20_000_000
-    assert own_memory(2**22) == 0
+    code = "held = b'x' * 50_000_000; print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert 50_000_000 <= own_memory(process.pid) < 100_000_000
+        process.communicate(b"\n")
+    assert own_memory(process.pid) == 0
 
 
 # -- whom a node ends

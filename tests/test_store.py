@@ -139,8 +139,9 @@ def test_behind_one_who_gave_up_others_may_find_room() -> None:
 
 def test_what_is_larger_than_the_store_fails_at_once() -> None:
     text = "a value of 8,192 bytes is larger than the whole object store, which has 4,096"
+    figures = msgspec.msgpack.encode({"need": 2 * PAGE, "free": PAGE})
     assert new_store(1).on_allocate(W1, Allocate(o(1), 1, 2 * PAGE), 0.0) == [
-        Send(W1, AllocationFailed(o(1), 1, Failure("store_too_small", text)))
+        Send(W1, AllocationFailed(o(1), 1, Failure("store_too_small", text, figures)))
     ]
 
 

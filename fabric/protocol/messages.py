@@ -89,7 +89,7 @@ class ReturnLease(Message, frozen=True, array_like=True, tag="return_lease", gc=
 
 
 class WorkerDied(Message, frozen=True, array_like=True, tag="worker_died", gc=False):
-    """node -> client that leased it. How far each lease came; those below ``known_from`` may lack."""
+    """node -> client that leased it. How far each lease came; some below ``known_from`` lack."""
 
     worker: Address
     progress: tuple[Progress, ...]
@@ -336,9 +336,8 @@ class GetNamedActor(Message, frozen=True, array_like=True, tag="get_named_actor"
 
 
 class NamedActor(Message, frozen=True, array_like=True, tag="named_actor", gc=False):
-    """control store -> node -> client. That one, or nobody.
-    ``spec`` is without the constructor's arguments. `CreateActor` may have this answer, too.
-    """
+    """control store -> node -> client. That one, without the constructor's arguments, or nobody.
+    `CreateActor` may have this answer, too."""
 
     request: CallId
     spec: ActorSpec | None

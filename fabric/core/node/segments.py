@@ -177,14 +177,17 @@ class Segments:
 
     def full(self, wish: Wish) -> Failure:
         """Why there is no room, with numbers."""
+        live = [one for one in self.table.values() if one.state in ("writing", "sealed")]
+        pinned = [one for one in self.table.values() if one.state == "freeing"]
+        free = self.bytes_max - sum(s.nbytes for s in live + pinned)
+        figures = msgspec.msgpack.encode({"need": wish.nbytes, "free": free})
         if wish.nbytes > self.bytes_max:
             return Failure(
                 "store_too_small",
                 f"a value of {wish.nbytes:,} bytes is larger than the whole object store, which has"
                 f" {self.bytes_max:,}",
+                figures,
             )
-        live = [one for one in self.table.values() if one.state in ("writing", "sealed")]
-        pinned = [one for one in self.table.values() if one.state == "freeing"]
         text = (
             f"the object store is full: {wish.nbytes:,} bytes needed, {self.bytes_max:,} in all,"
             f" {sum(s.nbytes for s in live):,} in objects"
@@ -195,11 +198,7 @@ class Segments:
         if largest:
             named = ", ".join(f"{brief('o', s.object_id)} {s.nbytes:,}" for s in largest)
             text += f"; the largest: {named}"
-        details = {
-            "need": wish.nbytes,
-            "free": self.bytes_max - sum(s.nbytes for s in live + pinned),
-        }
-        return Failure("store_full", text, msgspec.msgpack.encode(details))
+        return Failure("store_full", text, figures)
 
     def _warm_of(self, nbytes: int) -> Segment | None:
         best: Segment | None = None
