@@ -72,6 +72,27 @@ class Limits:
 
     max_retries_default: int = 3
     """Attempts after the first when a worker dies under a task."""
+    worker_crashes_max: int = 30
+    """Workers that crash are replaced at once, up to so many that are not forgotten yet."""
+    worker_crash_forget_s: float = 0.1
+    """The node forgets a crash this often; so crash loops start no more workers than that."""
+    memory_used_max: float = 0.95
+    """Above this share of its memory the node ends a worker before the kernel ends the node."""
+    memory_growth_bytes: int = 4 * 1024**3
+    """Workers use at most so much more memory a second; the node looks again before it can be full.
+    """
+    memory_look_s: float = 0.02
+    """While calls run the node looks at its memory at most this often."""
+    memory_look_idle_s: float = 0.1
+    """Or so often when it is full and no worker's end would help."""
+    memory_look_max_s: float = 1.0
+    """And at least this often."""
+    oom_retries_max: int = 5
+    """Further attempts of a call whose worker was ended to save memory, where it has any."""
+    oom_retry_s: float = 0.25
+    """Such an attempt waits this long, twice as long each time."""
+    oom_retry_max_s: float = 10.0
+    """The longest it waits."""
     unschedulable_grace_s: float = 0.0
     """An impossible request waits this long for the cluster to grow."""
     store_full_grace_s: float = 3.0

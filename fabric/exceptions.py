@@ -120,7 +120,10 @@ class TaskError(FabricError):
 
 
 class WorkerCrashedError(FabricError):
-    """The worker's process ended while it ran the call, and no attempt is left."""
+    """The worker's process ended while it ran the call, and no attempt is left.
+
+    ``signal`` or ``exit_code`` say how, ``last_words`` are the last lines of its log.
+    """
 
     code = "FAB-201"
     advice = (
@@ -128,12 +131,31 @@ class WorkerCrashedError(FabricError):
         " attempts with `.options(max_retries=…)`."
     )
 
+    task: str = ""
+    attempt: int = 0
+    signal: int | None = None
+    exit_code: int | None = None
+    pid: int = 0
+    node: str = ""
+    last_words: str = ""
+
 
 class OutOfMemoryError(FabricError):
-    """The worker was ended because its node ran out of memory."""
+    """The worker was ended because its node ran out of memory.
+
+    It used ``rss`` of ``limit`` bytes; ``task`` and ``attempt`` say what it ran.
+    """
 
     code = "FAB-202"
-    advice = "Ask for what the task needs (`memory=…`) or run fewer at once (`num_cpus=2`)."
+    advice = "Run fewer of these at once (`num_cpus=2`), or work on smaller pieces."
+
+    task: str = ""
+    attempt: int = 0
+    rss: int = 0
+    limit: int = 0
+    pid: int = 0
+    node: str = ""
+    last_words: str = ""
 
 
 class TaskCancelledError(FabricError):
@@ -223,13 +245,19 @@ class ObjectUnreachableError(ObjectLostError):
 
 
 class ObjectStoreFullError(FabricError):
-    """There was no room for the object in shared memory, and none came back in time."""
+    """There was no room for the object in shared memory, and none came back in time.
+
+    ``need`` and ``free`` are in bytes.
+    """
 
     code = "FAB-404"
     advice = (
         "Drop refs and the arrays read from them, or begin with a larger store:"
         " `fabric.init(object_store_memory=…)`."
     )
+
+    need: int = 0
+    free: int = 0
 
 
 class GetTimeoutError(FabricError, TimeoutError):

@@ -18,7 +18,7 @@ from typing import Any, cast
 import msgspec
 
 from fabric.exceptions import ADVICES, FAILURES, FabricError, TaskError
-from fabric.protocol.values import Failure
+from fabric.protocol.values import Crash, Failure
 from fabric.tracebacks import (
     LINES_MAX,
     Frames,
@@ -53,6 +53,9 @@ TRIES = ((False, EXCEPTIONS_MAX), (True, EXCEPTIONS_MAX), (True, 1))
 DUAL_TYPES_MAX = 256
 HEAP_TYPE = 1 << 9
 """The flag of classes that were made by a class statement."""
+
+DETAILED = ("worker_crashed", "out_of_memory", "store_full", "store_too_small")
+"""Kinds whose failures carry figures instead of a pickled exception."""
 
 NOT_RAISED = (StopIteration, StopAsyncIteration)
 """Types that would mean something else to the code around `get`."""
@@ -267,6 +270,8 @@ def _cut_repr(value: Any) -> str:
 
 def load_failure(failure: Failure) -> BaseException:
     """The error to raise for a failure, made anew each time: raising adds to its traceback."""
+    if failure.kind in DETAILED:
+        return _detailed(failure)
     raised = _raised(failure.pickled)
     if failure.kind != "task":
         kind = FAILURES.get(failure.kind, FabricError)
@@ -275,6 +280,21 @@ def load_failure(failure: Failure) -> BaseException:
             error.__cause__ = _load_raised(raised)
         return error
     return TaskError(failure.text) if raised is None else _load_raised(raised)
+
+
+def _detailed(failure: Failure) -> BaseException:
+    """An error of the fabric's own with the figures it was told by."""
+    error = FAILURES[failure.kind](failure.text, advice=ADVICES.get(failure.kind))
+    if failure.kind in ("store_full", "store_too_small"):
+        details = msgspec.msgpack.decode(failure.pickled) if failure.pickled else {}
+    elif failure.pickled:
+        details = msgspec.structs.asdict(msgspec.msgpack.decode(failure.pickled, type=Crash))
+    else:
+        details = {}
+    for name in type(error).__annotations__:
+        if name in details:
+            setattr(error, name, details[name])
+    return error
 
 
 def _raised(pickled: bytes) -> Raised | None:

@@ -22,6 +22,7 @@ from tests.core_words import (
     CONTROL,
     INNER,
     JOB,
+    LOOK_AT,
     ME,
     NO_CPU,
     NODE,
@@ -154,7 +155,7 @@ def test_a_working_lease_is_recalled_for_a_waiting_job_after_its_quantum() -> No
     assert hear(node, OTHER, requested(1, client=OTHER), now=0.05) == []
     assert node.deadline() == 0.1
     assert tell(node, now=0.1) == [Send(W1, RecallLease(1, only_if_idle=False))]
-    assert node.deadline() is None
+    assert node.deadline() == LOOK_AT
     assert hear(node, W1, LeaseReturned(1), now=0.2) == [StartWorker(me_of(W2))]
     assert hear(node, W2, WorkerReady(2), now=0.2) == [granted(2, W2, OTHER)]
 

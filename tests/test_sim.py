@@ -20,6 +20,7 @@ FAULTS = (
     "driver crash",
     "drop",
     "duplicate",
+    "memory shortage",
     "node crash",
     "pause",
     "poison call",

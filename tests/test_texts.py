@@ -27,8 +27,8 @@ ERRORS = [
     for each in vars(exceptions).values()
     if isinstance(each, type) and issubclass(each, FabricError)
 ]
-ENVIRONMENT = {"FABRIC_ADDRESS", "FABRIC_HOME", "FABRIC_MODE", "FABRIC_STORE"}
-"""Variables besides the limits; ``FABRIC_STORE`` is what a node tells its workers."""
+ENVIRONMENT = {"FABRIC_ADDRESS", "FABRIC_HOME", "FABRIC_MODE", "FABRIC_NODE", "FABRIC_STORE"}
+"""Variables besides the limits; the last two are for what a node starts."""
 
 PUBLIC = [getattr(fabric, name) for name in fabric.__all__]
 

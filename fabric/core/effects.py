@@ -142,6 +142,12 @@ class DrainOutput(Effect, frozen=True, gc=False):
     workers: tuple[Incarnation, ...]
 
 
+class MeasureMemory(Effect, frozen=True, gc=False):
+    """Tell how much memory is used (`MemoryMeasured`), and by these workers how much of it."""
+
+    workers: tuple[Incarnation, ...] = ()
+
+
 class WatchProcess(Effect, frozen=True, gc=False):
     """Tell when that process ends (`ProcessEnded`), by pidfd."""
 

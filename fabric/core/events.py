@@ -217,6 +217,37 @@ class WorkerExited(Event, frozen=True, gc=False):
     signal: int | None
     progress: tuple[Progress, ...]
     log_tail: str = ""
+    known_from: int = 0
+    """Leases below it may be missing in ``progress``."""
+    pid: int = 0
+    rss: int = 0
+    """At its largest, in bytes."""
+    memory_limit: int = 0
+    """Not 0 if the kernel ended it because these bytes were used up."""
+    reason: str = ""
+    """Why it never began."""
+
+
+class WorkerMemory(msgspec.Struct, frozen=True, gc=False):
+    """What ending a worker would give back, and since when its call runs (0 if none does)."""
+
+    worker: Incarnation
+    rss: int
+    started_at: float
+
+
+class MemoryMeasured(Event, frozen=True, gc=False):
+    """What `MeasureMemory` found: bytes in use where it is tightest, of how many (0: no limit)."""
+
+    used: int
+    limit: int
+    workers: tuple[WorkerMemory, ...] = ()
+
+
+class SegmentFailed(Event, frozen=True, gc=False):
+    """`CreateSegment` could not: the file system is full."""
+
+    segment: str
 
 
 class WorkerWrote(Event, frozen=True, gc=False):

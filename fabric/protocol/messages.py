@@ -12,6 +12,7 @@ from fabric.protocol.values import (
     ActorView,
     Call,
     CallDone,
+    Crash,
     Failure,
     JobSpec,
     JobView,
@@ -22,7 +23,7 @@ from fabric.protocol.values import (
     Value,
 )
 
-PROTOCOL = 3
+PROTOCOL = 4
 """The wire integer: two processes talk only if theirs are equal."""
 
 
@@ -63,6 +64,7 @@ class RequestLease(Message, frozen=True, array_like=True, tag="request_lease", g
     wanted: int
     depth: int
     job: JobId
+    may_retry: bool = True
 
 
 class LeaseGranted(Message, frozen=True, array_like=True, tag="lease_granted", gc=False):
@@ -87,12 +89,12 @@ class ReturnLease(Message, frozen=True, array_like=True, tag="return_lease", gc=
 
 
 class WorkerDied(Message, frozen=True, array_like=True, tag="worker_died", gc=False):
-    """node -> client that leased it. The worker is gone; this is how far it had come."""
+    """node -> client that leased it. How far each lease came; some below ``known_from`` lack."""
 
     worker: Address
-    lease: int
-    progress: Progress | None
-    failure: Failure
+    progress: tuple[Progress, ...]
+    known_from: int
+    crash: Crash
 
 
 class ClientDied(Message, frozen=True, array_like=True, tag="client_died", gc=False):
@@ -290,7 +292,6 @@ class ObjectReady(Message, frozen=True, array_like=True, tag="object_ready", gc=
 
 class CreateActor(Message, frozen=True, array_like=True, tag="create_actor", gc=False):
     """client -> node -> control store. Reserve its name, place it, keep it alive by its policy.
-
     One answer comes: `ActorChanged` if it was made, `ActorRefused` if it cannot be. Where
     ``get_if_exists`` is set and the name is taken, nothing is made and the answer is `NamedActor`
     with the call id of this actor's id as ``request``: the client uses the actor it names instead.
@@ -335,10 +336,8 @@ class GetNamedActor(Message, frozen=True, array_like=True, tag="get_named_actor"
 
 
 class NamedActor(Message, frozen=True, array_like=True, tag="named_actor", gc=False):
-    """control store -> node -> client. That one, or nobody.
-
-    ``spec`` is without the constructor's arguments. `CreateActor` may have this answer, too.
-    """
+    """control store -> node -> client. That one, without the constructor's arguments, or nobody.
+    `CreateActor` may have this answer, too."""
 
     request: CallId
     spec: ActorSpec | None
@@ -451,7 +450,6 @@ class RegisterJob(Message, frozen=True, array_like=True, tag="register_job", gc=
 
 class EndJob(Message, frozen=True, array_like=True, tag="end_job", gc=False):
     """node -> control store. That client of the job is gone: actors it made end unless detached.
-
     Where it is the job's driver, the job is over, with the actors that any client of it made.
     """
 
@@ -478,7 +476,6 @@ class View(Message, frozen=True, array_like=True, tag="view", gc=False):
 
 class ViewChanged(Message, frozen=True, array_like=True, tag="view_changed", gc=False):
     """control store -> everybody. Published: what changed; after a gap in sequence, `GetView`.
-
     Empty ones come where nothing changed for a heartbeat, so that a last one lost is missed.
     """
 
@@ -492,12 +489,11 @@ class ViewChanged(Message, frozen=True, array_like=True, tag="view_changed", gc=
 AnyMessage = (
     RegisterClient | ClientRegistered | UnregisterClient | RequestLease | LeaseGranted
     | Unschedulable | ReturnLease | WorkerDied | ClientDied | OutputWritten | OutputShown
-    | DefineJob | DefineFunction | RunCalls | CallsDone | CallsReturned | Taken
-    | WorkerReady | RecallLease | LeaseReturned | WorkerBlocked | WorkerResumed | EndWorker
-    | Allocate | Allocated | AllocationFailed | SealObject | FreeObjects
-    | AddBorrower | BorrowerAdded | Release | WantObject | ObjectReady
-    | CreateActor | ActorRefused | WatchActor | ActorChanged | EndActor | GetNamedActor | NamedActor
-    | PlaceActor | StartActor | ActorStarted | ActorFailed | StopActor
+    | DefineJob | DefineFunction | RunCalls | CallsDone | CallsReturned | Taken | WorkerReady
+    | RecallLease | LeaseReturned | WorkerBlocked | WorkerResumed | EndWorker | Allocate | Allocated
+    | AllocationFailed | SealObject | FreeObjects | AddBorrower | BorrowerAdded | Release
+    | WantObject | ObjectReady | CreateActor | ActorRefused | WatchActor | ActorChanged | EndActor
+    | GetNamedActor | NamedActor | PlaceActor | StartActor | ActorStarted | ActorFailed | StopActor
     | PutFunction | GetFunction | FunctionFound | FlushOutput | GetView | View | ViewChanged
     | JoinNode | NodeJoined | NodeHeartbeat | LeaveNode | NodeFenced | RegisterJob | EndJob
 )  # fmt: skip

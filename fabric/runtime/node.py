@@ -4,6 +4,7 @@ It forks workers through the zygote, watches processes by pidfd, and makes, recy
 files of the store. It decides nothing.
 """
 
+import errno
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ from fabric.core.effects import (
     DrainOutput,
     Effect,
     Exit,
+    MeasureMemory,
     RecycleSegment,
     StartWorker,
     StopWorker,
@@ -25,7 +27,14 @@ from fabric.core.effects import (
     WatchProcess,
 )
 from fabric.core.endpoint import Endpoint
-from fabric.core.events import OutputDrained, ProcessEnded, SegmentRecycled, ShutDown
+from fabric.core.events import (
+    MemoryMeasured,
+    OutputDrained,
+    ProcessEnded,
+    SegmentFailed,
+    SegmentRecycled,
+    ShutDown,
+)
 from fabric.core.node.node import NodeMachine
 from fabric.ids import Address, Incarnation
 from fabric.runtime import sockets
@@ -48,7 +57,8 @@ class NodeProcess:
         self.settings = settings
         self.control_pid = control_pid
         self.exit_reason: str | None = None
-        zygote = start_zygote(worker_main)  # before there is a thread or a context
+        # before there is a thread or a context
+        zygote = start_zygote(worker_main, settings.node, (control_pid,))
         self.context = sockets.new_context()
         self.files = SegmentFiles(settings.store_directory)
         self.workers = WorkerProcesses(
@@ -128,12 +138,15 @@ class NodeProcess:
             case StopWorker(worker):
                 self.workers.kill(worker)
             case CreateSegment(segment, nbytes):
-                self.files.create(segment, nbytes)
+                self._create_segment(segment, nbytes)
             case RecycleSegment(segment, generation):
                 is_free = self.files.try_recycle(segment, generation)
                 self.loop.tell(SegmentRecycled(segment, is_free))
             case UnlinkSegment(segment):
                 self.files.unlink(segment)
+            case MeasureMemory(workers):
+                used, limit = self.workers.memory.measure()
+                self.loop.tell(MemoryMeasured(used, limit, self.workers.memory_of(workers)))
             case DrainOutput(request, workers):
                 self.workers.output.hear_all(workers)
                 self._tell_written()
@@ -144,6 +157,14 @@ class NodeProcess:
                 self.exit_reason = reason
             case _:
                 raise TypeError(f"a node cannot perform {effect!r}")
+
+    def _create_segment(self, segment: str, nbytes: int) -> None:
+        try:
+            self.files.create(segment, nbytes)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            self.loop.tell(SegmentFailed(segment))
 
     def _hear_workers(self) -> None:
         exits = self.workers.ended()

@@ -28,8 +28,12 @@ ENTRY = struct.Struct("=8sQQ")
 NAME_BYTES = 256
 """The slot's end: a length and a name in UTF-8."""
 
+CLOCK = struct.Struct("=d")
+"""Before it: when the call that was started last began, by the clock of all processes."""
+
 NAME_AT = SLOT_BYTES - NAME_BYTES
-ENTRIES = NAME_AT // ENTRY.size
+CLOCK_AT = NAME_AT - CLOCK.size
+ENTRIES = CLOCK_AT // ENTRY.size
 NOBODY = bytes(INCARNATION_BYTES)
 """The caller of an entry that is not in use, or is just being written."""
 
@@ -45,6 +49,7 @@ class Word:
             os.close(file)
         # eight bytes at a time: a store that `kill -9` cannot cut in two
         self._cells = memoryview(self._mapping).cast("Q")
+        self._clock = memoryview(self._mapping)[CLOCK_AT:].cast("d")
         # (caller, lease) -> entry, the one unused for longest first
         self._places: dict[tuple[bytes, int], int] = {}
         self._caller = NOBODY
@@ -52,8 +57,9 @@ class Word:
         self._cell = 0
         self._word = 0
 
-    def start(self, caller: bytes, lease: int, number: int) -> None:
+    def start(self, caller: bytes, lease: int, number: int, now: float = 0.0) -> None:
         """Call ``number`` of that lease starts now."""
+        self._clock[0] = now
         if lease != self._lease or caller != self._caller:
             self._turn_to(caller, lease, number)
         self._word = word = number * 2
@@ -71,6 +77,7 @@ class Word:
     def close(self) -> None:
         """Unmap the slot; what it says stays for the node."""
         self._cells.release()
+        self._clock.release()
         self._mapping.close()
 
     def _turn_to(self, caller: bytes, lease: int, number: int) -> None:
@@ -104,6 +111,11 @@ def read_progress(slot: bytes) -> tuple[Progress, ...]:
     )
 
 
+def known_from(progress: tuple[Progress, ...]) -> int:
+    """Leases below this number may be missing there, because later ones took their entries."""
+    return min(one.lease for one in progress) if len(progress) >= ENTRIES else 0
+
+
 class Words:
     """Node side: the file, and which of its slots are taken.
 
@@ -131,6 +143,14 @@ class Words:
         """The name of what its worker runs, or ran last."""
         said = os.pread(self._file, NAME_BYTES, slot * SLOT_BYTES + NAME_AT)
         return said[1 : 1 + said[0]].decode(errors="replace")
+
+    def started_at(self, slot: int) -> float:
+        """When the call began that the living worker of that slot runs; 0 if it runs none."""
+        words = os.pread(self._file, SLOT_BYTES, slot * SLOT_BYTES)
+        if all(one.finished for one in read_progress(words)):
+            return 0.0
+        began: float = CLOCK.unpack_from(words, CLOCK_AT)[0]
+        return began
 
     def release(self, slot: int) -> None:
         """Clear a slot for the next worker; the last one must be dead."""

@@ -14,6 +14,8 @@ import threading
 import time
 from typing import Any
 
+import msgspec
+
 from fabric.config import Limits
 from fabric.context import running
 from fabric.core.effects import BecomeActor, Effect, Exit, Learn, LetGo, Run, WriteSegment
@@ -38,7 +40,7 @@ from fabric.runtime import sockets
 from fabric.runtime.execution import EXITED, Execution, Outcome
 from fabric.runtime.loop import Loop
 from fabric.runtime.poke import Poke
-from fabric.runtime.segments import SegmentWriter, segment_path
+from fabric.runtime.segments import SegmentMoved, SegmentWriter, segment_path, store_full
 from fabric.runtime.settings import Place
 from fabric.runtime.words import Word
 from fabric.runtime.zygote import WorkerLaunch
@@ -143,7 +145,7 @@ class WorkerShell:
         if client is not None:
             client.depth = run.depth + 1
         started = self.watchdog.lend_loop()
-        self.word.start(self._caller_id, run.lease, call.number)
+        self.word.start(self._caller_id, run.lease, call.number, started)
         outcomes = self.execution.run(run)
         if (
             self.execution.exit is not None
@@ -192,18 +194,15 @@ class WorkerShell:
             text = f"{running.task} was ended with its worker before its result was written"
             return Failure("worker_crashed", text)
         if room.failure is not None:
-            return Failure(
-                room.failure.kind, f"for a result of {running.task}: {room.failure.text}"
-            )
+            text = f"for a result of {running.task}: {room.failure.text}"
+            return msgspec.structs.replace(room.failure, text=text)
         path = segment_path(self.store_directory, room.segment)
         try:
             self.writer.trim()
             self.writer.write(path, room.generation, outcome, room.is_warm)
-        except OSError as error:
-            text = (
-                f"a result of {running.task}, {nbytes:,} bytes, cannot be written: {error.strerror}"
-            )
-            return Failure("store_full", text)
+        except (OSError, SegmentMoved) as error:  # no room, for the node that makes it or for us
+            what = f"a result of {running.task}"
+            return store_full(self.store_directory, what, nbytes, str(error))
         self.loop.tell(SegmentWritten(name, attempt))
         return Sealed(room.segment, room.generation, nbytes, incarnation_of(self.launch.node))
 

@@ -41,6 +41,7 @@ def begin_faults(simulation: Simulation) -> None:
     every(simulation, lambda: draw.resets_per_s, simulation.network.reset)
     every(simulation, lambda: draw.pauses_per_s, lambda: pause(simulation))
     every(simulation, lambda: draw.worker_crashes_per_s, lambda: crash_worker(simulation))
+    every(simulation, lambda: draw.memory_shortages_per_s, lambda: fill_memory(simulation))
     every(simulation, lambda: draw.control_crashes_per_s, lambda: crash_control(simulation))
     every(simulation, lambda: draw.driver_crashes_per_s, lambda: crash_driver(simulation))
     every(simulation, lambda: draw.node_crashes_per_s, lambda: crash_node(simulation))
@@ -66,6 +67,15 @@ def pause(simulation: Simulation) -> None:
     if processes:  # all may be dead at once
         world.random.choice(processes).pause(world.delay(world.draw.pause_s))
         world.fault("pause")
+
+
+def fill_memory(simulation: Simulation) -> None:
+    """Workers use more than the node may let them."""
+    world = simulation.world
+    world.short_until = world.now + world.delay(0.1)
+    simulation.has_lost_clients = True
+    simulation.checkers.executions.free_retries = simulation.limits.oom_retries_max
+    world.fault("memory shortage")
 
 
 def crash_worker(simulation: Simulation) -> None:

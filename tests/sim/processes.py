@@ -21,6 +21,7 @@ from fabric.core.effects import (
     Exit,
     Learn,
     LetGo,
+    MeasureMemory,
     Publish,
     RecycleSegment,
     Run,
@@ -64,6 +65,7 @@ from fabric.protocol.values import (
     Value,
 )
 from tests.sim import programs
+from tests.sim.memory import measured
 from tests.sim.refs import SimRef
 from tests.sim.shells import Blocking, Client, Shell, Thread, write
 
@@ -154,6 +156,7 @@ class Worker(Shell):
         self.writes: dict[ObjectId, Any] = {}
         self.handed: dict[bytes, list[SimRef]] = {}
         self.word: dict[tuple[bytes, int], tuple[int, bool]] = {}
+        self.began_at = 0.0
         self.life = 0
         place = address("w", process.me)
         machine = WorkerMachine(place, node, process.simulation.limits, pid=process.pid)
@@ -185,6 +188,7 @@ class Worker(Shell):
         call = run.call
         caller = incarnation_of(run.caller)
         self.word[caller, run.lease] = (call.number, False)
+        self.began_at = self.world.now
         self.simulation.checkers.began(self, run)
         self._print()
         self.home.need_client().depth = run.depth + 1
@@ -357,6 +361,8 @@ class Node(Shell):
             self.tell(SegmentRecycled(effect.segment, is_free))
         elif isinstance(effect, UnlinkSegment):
             store.unlink(effect.segment)
+        elif isinstance(effect, MeasureMemory):
+            self.tell(measured(self.home, effect.workers))
         elif isinstance(effect, DrainOutput):
             self.tell(OutputDrained(effect.request))
         elif isinstance(effect, WatchProcess):

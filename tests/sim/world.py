@@ -50,6 +50,7 @@ class Draw:
         self.node_crashes_per_s = some(0.02, 0.3)
         self.faulty_s = random.choice((0.5, 3.0, 8.0))
         self.app_crash_p = some(0.02, 0.2)
+        self.memory_shortages_per_s = some(0.3, 2.0)
 
     def _some(self, *values: float) -> float:
         """None of it in half of the seeds."""
@@ -60,7 +61,7 @@ class Draw:
         self.drop_p = self.duplicate_p = self.publish_loss_p = 0.0
         self.resets_per_s = self.pauses_per_s = self.worker_crashes_per_s = 0.0
         self.control_crashes_per_s = self.driver_crashes_per_s = self.node_crashes_per_s = 0.0
-        self.app_crash_p = 0.0
+        self.memory_shortages_per_s = self.app_crash_p = 0.0
 
 
 def draw_limits(random: Random) -> Limits:
@@ -97,6 +98,11 @@ def draw_limits(random: Random) -> Limits:
         dead_actors_max=pick((2, 1000)),
         ended_jobs_max=pick((1, 1000)),
         answers_kept_max=pick((3, 10_000)),
+        worker_crashes_max=pick((3, 30)),
+        memory_look_s=pick((0.005, 0.02)),
+        memory_look_max_s=pick((0.05, 1.0)),
+        oom_retries_max=pick((0, 5)),
+        oom_retry_s=pick((0.0, 0.05)),
     )
 
 
@@ -123,6 +129,7 @@ class World:
         self.counts: Counter[str] = Counter()
         self.steps = 0
         self.has_node = True
+        self.short_until = 0.0  # of memory
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._serial = 0
 

@@ -90,6 +90,11 @@ class PendingCall(msgspec.Struct, eq=False, gc=False):
         self.attempt += 1
         return True
 
+    def charge_nothing(self) -> None:
+        """The attempt is lost by no fault of the call's: another follows, and no retry is used."""
+        self.may_have_sealed = True
+        self.attempt += 1
+
 
 class Calls:
     """The table of pending calls, the dependents of unresolved objects, and measured durations."""

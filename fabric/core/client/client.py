@@ -218,8 +218,9 @@ class ClientMachine:
     def on_submit(self, source: Address, message: Submit, now: float) -> list[Effect]:
         """A task call: ready at once, or as soon as its arguments are."""
         queue = self._queue  # most often, a call has the shape of the one before
-        if queue is None or message.shape is not queue.shape:
-            queue = self._queue = self.tasks.leases.queue_for(message.shape)
+        may_retry = message.retries != 0
+        if queue is None or message.shape is not queue.shape or may_retry is not queue.may_retry:
+            queue = self._queue = self.tasks.leases.queue_for(message.shape, may_retry)
         call = PendingCall(
             message.call_id,
             message.function,
@@ -354,7 +355,7 @@ class ClientMachine:
                 self._complete(source, call, done, effects)
                 continue
             value = done.values[0]
-            if type(value) is Sealed or done.contained:
+            if type(value) is not bytes or done.contained:
                 self._complete(source, call, done, effects)
                 continue
             del pending[call.call_id]  # as most calls end
@@ -370,7 +371,8 @@ class ClientMachine:
         for index, (value, inner) in enumerate(zip(done.values, contained, strict=True)):
             result = object_id(call.call_id, index)
             effects += self.references.resolve(result, value, inner)
-            if call.may_have_sealed and type(value) is not Sealed:
+            is_half = type(value) is Failure and value.kind == "store_full"  # a segment is left
+            if (call.may_have_sealed or is_half) and type(value) is not Sealed:
                 self.references.free_attempts(result)
         del self.calls.pending[call.call_id]
         inner_ids = tuple(one for inner in contained for one in inner)
@@ -390,6 +392,7 @@ class ClientMachine:
 
     def _finish(self, call: PendingCall, effects: list[Effect]) -> None:
         """The call is over: what it held may go."""
+        self.tasks.memory_deaths.pop(call.call_id, None)
         for held in call.holds:
             effects += self.references.unhold(held)
 
@@ -414,7 +417,7 @@ class ClientMachine:
     def on_drained(self, source: Address, message: Drained, now: float) -> list[Effect]:
         """All it had said is heard: what ran is charged, what never started goes elsewhere."""
         effects: list[Effect] = []
-        self.tasks.on_drained(message.peer, effects)
+        self.tasks.on_drained(message.peer, effects, now)
         self.actors.on_drained(message.peer, effects)
         self.introduced.pop(message.peer, None)
         self.references.worker_gone(message.peer)

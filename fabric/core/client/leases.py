@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from fabric.config import Limits
 from fabric.core.client.calls import PendingCall
 from fabric.ids import Address, FunctionId
-from fabric.protocol.values import Failure, Shape
+from fabric.protocol.values import Crash, Shape
 
 LEASE_WORTH_S = 0.002
 """A further worker is asked for when this much work waits for it."""
@@ -20,11 +20,11 @@ LEASE_WORTH_S = 0.002
 class Death:
     """How a leased worker ended: calls up to number ``reached`` may have run, all if it is None."""
 
-    __slots__ = ("failure", "reached")
+    __slots__ = ("crash", "reached")
 
-    def __init__(self, reached: int | None, failure: Failure) -> None:
+    def __init__(self, reached: int | None, crash: Crash) -> None:
         self.reached = reached
-        self.failure = failure
+        self.crash = crash
 
 
 class Lease:
@@ -60,11 +60,16 @@ class Lease:
 
 
 class ShapeQueue:
-    """The ready calls of one resource shape and the leases of that shape."""
+    """The ready calls of one resource shape and the leases of that shape.
 
-    def __init__(self, shape_id: int, shape: Shape) -> None:
+    Calls that have one attempt only are apart: their workers are the last to be ended when a node
+    runs out of memory.
+    """
+
+    def __init__(self, shape_id: int, shape: Shape, may_retry: bool) -> None:
         self.shape_id = shape_id
         self.shape = shape
+        self.may_retry = may_retry
         self.ready: deque[PendingCall] = deque()
         self.leases: dict[int, Lease] = {}  # lease number → lease
         self.asked = 0  # what the node was last told we want
@@ -112,15 +117,15 @@ class Leases:
         self.limits = limits
         self.queues: list[ShapeQueue] = []
         self.leases: dict[int, Lease] = {}
-        self._by_shape: dict[Shape, ShapeQueue] = {}
+        self._by_shape: dict[tuple[Shape, bool], ShapeQueue] = {}
 
-    def queue_for(self, shape: Shape) -> ShapeQueue:
+    def queue_for(self, shape: Shape, may_retry: bool = True) -> ShapeQueue:
         """The queue of that shape."""
-        queue = self._by_shape.get(shape)
+        queue = self._by_shape.get((shape, may_retry))
         if queue is None:
-            queue = ShapeQueue(len(self.queues), shape)
+            queue = ShapeQueue(len(self.queues), shape, may_retry)
             self.queues.append(queue)
-            self._by_shape[shape] = queue
+            self._by_shape[shape, may_retry] = queue
         return queue
 
     def grant(self, shape_id: int, number: int, worker: Address, now: float) -> Lease:

@@ -13,10 +13,11 @@ import msgspec
 from fabric.config import Limits
 from fabric.core.client.calls import Calls, PendingCall
 from fabric.core.client.leases import Death, Lease, Leases, ShapeQueue
+from fabric.core.crashes import crash_failure
 from fabric.core.effects import Drain, Effect, Send
 from fabric.core.events import DefineLocally
 from fabric.core.machine import InvariantError
-from fabric.ids import Address, FunctionId, JobId
+from fabric.ids import Address, CallId, FunctionId, JobId
 from fabric.protocol.messages import (
     CallsReturned,
     LeaseGranted,
@@ -25,7 +26,7 @@ from fabric.protocol.messages import (
     Unschedulable,
     WorkerDied,
 )
-from fabric.protocol.values import Failure, Progress
+from fabric.protocol.values import Failure
 
 
 class Tasks:
@@ -37,6 +38,8 @@ class Tasks:
         self.limits = limits
         self.leases = Leases(limits)
         self._ready: dict[int, ShapeQueue] = {}  # queues to look at in this turn
+        self.memory_deaths: dict[CallId, int] = {}  # call → attempts lost to save memory
+        self.resting: list[tuple[float, PendingCall]] = []  # calls to be tried again, from when on
 
     def join(
         self,
@@ -54,6 +57,8 @@ class Tasks:
     def tick(self, now: float) -> list[Effect]:
         """Send what became ready in this turn, ask for workers, return those without work."""
         effects: list[Effect] = []
+        if self.resting:
+            self._wake_rested(now)
         if self._ready:
             queues, self._ready = self._ready, {}
             for queue in queues.values():
@@ -62,13 +67,16 @@ class Tasks:
         return effects
 
     def deadline(self) -> float | None:
-        """When the longest idle lease is to be returned."""
+        """When the longest idle lease is to be returned, or a call is to be tried again."""
+        dues = [due for due, _ in self.resting]
         idle = [one.idle_since for one in self.leases.leases.values() if one.is_idle]
-        return min(idle) + self.limits.lease_idle_s if idle else None
+        if idle:
+            dues.append(min(idle) + self.limits.lease_idle_s)
+        return min(dues, default=None)
 
     def check(self) -> int:
         """Every call in flight is under its number; how many calls are here in all."""
-        placed = sum(len(queue.ready) for queue in self.leases.queues)
+        placed = sum(len(queue.ready) for queue in self.leases.queues) + len(self.resting)
         for lease in self.leases.leases.values():
             placed += len(lease.inflight)
             for number, call in lease.inflight.items():
@@ -84,6 +92,7 @@ class Tasks:
         """Forget what is queued and in flight: the machine fails it."""
         for queue in self.leases.queues:
             queue.ready.clear()
+        self.resting.clear()
         for lease in list(self.leases.leases.values()):
             self.leases.lose(lease)
 
@@ -101,35 +110,60 @@ class Tasks:
         lease.is_stalled = False
         self._look_at(lease, now)
 
-    def on_drained(self, worker: Address, effects: list[Effect]) -> None:
+    def on_drained(self, worker: Address, effects: list[Effect], now: float) -> None:
         """All that a dead worker had said is heard: settle what was in flight to it."""
         for lease in list(self.leases.leases.values()):
             if lease.worker == worker and lease.death is not None:
-                self._settle(lease, lease.death, effects)
+                self._settle(lease, lease.death, effects, now)
 
-    def _settle(self, lease: Lease, death: Death, effects: list[Effect]) -> None:
+    def _settle(self, lease: Lease, death: Death, effects: list[Effect], now: float) -> None:
         """What may have run is charged, what never started goes elsewhere."""
         again: list[PendingCall] = []
         for call in self.leases.lose(lease):
-            may_have_run = death.reached is None or call.number <= death.reached
-            if may_have_run and not call.charge():
-                self.fail(call, self._of(call, death.failure), effects)
-            else:
+            attempt = call.attempt
+            if death.reached is not None and call.number > death.reached:
                 again.append(call)
+            elif death.crash.limit and lease.queue.may_retry and self._rest(call, now):
+                continue
+            elif not death.crash.limit and call.charge():
+                again.append(call)
+            else:
+                call.may_have_sealed = True
+                name = self.functions[call.function].name
+                crash = msgspec.structs.replace(death.crash, task=name, attempt=attempt)
+                self.fail(call, crash_failure(crash), effects)
         lease.queue.ready.extendleft(reversed(again))
         self._ready[lease.queue.shape_id] = lease.queue
 
+    def _rest(self, call: PendingCall, now: float) -> bool:
+        """Its worker was ended to save memory: try again when there may be more, if it still may.
+
+        That is counted apart from crashes: it says little about the call.
+        """
+        limits = self.limits
+        deaths = self.memory_deaths.get(call.call_id, 0)
+        if deaths >= limits.oom_retries_max:
+            return False
+        self.memory_deaths[call.call_id] = deaths + 1
+        call.charge_nothing()
+        rest_s = min(limits.oom_retry_s * 2.0**deaths, limits.oom_retry_max_s)
+        self.resting.append((now + rest_s, call))
+        return True
+
+    def _wake_rested(self, now: float) -> None:
+        rested = [call for due, call in self.resting if due <= now]
+        self.resting = [(due, call) for due, call in self.resting if due > now]
+        for call in rested:
+            if self.calls.pending.get(call.call_id) is call:
+                self.enqueue(call)
+
     def _of(self, call: PendingCall, failure: Failure) -> Failure:
-        """What the node said of a worker or a shape, as what befell this call's task."""
+        """What the node said of a shape, as what befell this call's task."""
         task = f"task `{self.functions[call.function].name}`"
-        match failure.kind:
-            case "unschedulable":
-                text = f"no node can run {task}: {failure.text}"
-            case "worker_crashed":
-                which = f" in attempt {call.attempt}" if call.attempt > 1 else ""
-                text = f"{task} crashed{which}: {failure.text}"
-            case _:
-                text = f"{task} cannot run: {failure.text}"
+        if failure.kind == "unschedulable":
+            text = f"no node can run {task}: {failure.text}"
+        else:
+            text = f"{task} cannot run: {failure.text}"
         return msgspec.structs.replace(failure, text=text)
 
     # leases
@@ -172,13 +206,11 @@ class Tasks:
         """A worker that we lease or have leased is gone: hear its last words, then decide.
 
         A lease of ours that was over before may still have calls in flight, whose answers were on
-        their way: of those nobody knows how far they came.
+        their way.
         """
         for lease in self.leases.leases.values():
             if lease.worker == message.worker:
-                is_told = lease.number == message.lease
-                reached = _reached(message.progress, lease.number) if is_told else None
-                lease.death = Death(reached, message.failure)
+                lease.death = Death(_reached(message, lease.number), message.crash)
         return [Drain(message.worker)]
 
     def _look_at(self, lease: Lease, now: float) -> None:
@@ -195,7 +227,9 @@ class Tasks:
             effects += self.run_at(lease.worker, lease.number, queue.depth, calls)
         wanted = queue.ask(durations, self.limits)
         if wanted is not None:
-            request = RequestLease(queue.shape_id, queue.shape, wanted, queue.depth, self.job)
+            request = RequestLease(
+                queue.shape_id, queue.shape, wanted, queue.depth, self.job, queue.may_retry
+            )
             effects.append(Send(self.node, request))
 
     def _return_idle_leases(self, now: float, effects: list[Effect]) -> None:
@@ -205,6 +239,9 @@ class Tasks:
                 effects.append(Send(self.node, ReturnLease(lease.number)))
 
 
-def _reached(progress: Progress | None, lease: int) -> int:
-    """The last number of that lease that started; -1 if none did."""
-    return -1 if progress is None or progress.lease != lease else progress.number
+def _reached(died: WorkerDied, lease: int) -> int | None:
+    """The last number of that lease that started; -1 if none did, None if nobody knows."""
+    for progress in died.progress:
+        if progress.lease == lease:
+            return progress.number
+    return None if lease < died.known_from else -1
