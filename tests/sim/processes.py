@@ -169,7 +169,8 @@ class Worker(Shell):
         elif isinstance(effect, BecomeActor):
             self.world.after(self.world.delay(1e-4), self._become, effect)
         elif isinstance(effect, Learn):
-            if isinstance(effect.message, DefineJob):
+            # a worker has the first job that it hears of
+            if isinstance(effect.message, DefineJob) and not self.home.job.job:
                 self.home.job = effect.message.spec
         elif isinstance(effect, WriteSegment):
             self.writes.pop(effect.object_id)(effect)
