@@ -31,7 +31,7 @@ from fabric.core.node.resources import Resources
 from fabric.core.node.scheduling import Scheduling
 from fabric.core.node.staff import WorkerState
 from fabric.core.node.store import Store
-from fabric.ids import Address, Incarnation, address, incarnation_of
+from fabric.ids import Address, Incarnation, JobId, address, incarnation_of
 from fabric.protocol.messages import (
     ActorChanged,
     ActorFailed,
@@ -190,6 +190,7 @@ class NodeMachine:
             effects += self._place_actors(now)
         effects += self.scheduling.serve(self._lacking(), now)
         effects += self.scheduling.end_surplus(now)
+        effects += self._end_leftovers(now)
         effects += self.store.tick(now)
         effects += self.memory.tick(now)
         effects += self.output.tick(now)
@@ -305,6 +306,24 @@ class NodeMachine:
                     effects.append(Send(worker.address, RecallLease(worker.lease, False)))
         self.store.writer_died(place)
         return effects + self.store.owner_died(client, now)
+
+    def _end_leftovers(self, now: float) -> list[Effect]:
+        """Idle workers of a job that is over: leased when it was just dying, say."""
+        return [
+            self.scheduling.end(worker, now)
+            for worker in self.staff.workers.values()
+            if worker.state == "idle"
+            and worker.job is not None
+            and self._is_gone(worker.job)
+            and not self._has_others(worker, worker.job)
+        ]
+
+    def _has_others(self, worker: WorkerState, job: JobId) -> bool:
+        """Somebody else of that job is here, a detached actor that submits: it may be of use."""
+        return any(
+            client.job.job == job and incarnation != worker.incarnation
+            for incarnation, client in self.clients.items()
+        )
 
     def _end_of_job(self, worker: WorkerState, client: Incarnation) -> list[Effect]:
         if worker.actor_id is not None:
