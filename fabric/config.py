@@ -57,6 +57,12 @@ class Limits:
     answer_delay_s: float = 0.001
     """Finished answers wait at most this long for company while tiny calls follow."""
 
+    cancel_grace_s: float = 5.0
+    """A cancelled task that goes on is ended with its worker after this long."""
+    cancel_forced_s: float = 0.1
+    """A worker whose call is cancelled by force gets this long to hand back what waits behind it.
+    """
+
     max_retries_default: int = 3
     """Attempts after the first when a worker dies under a task."""
     unschedulable_grace_s: float = 0.0

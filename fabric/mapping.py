@@ -8,7 +8,7 @@ it comes. Pickling of later chunks happens on the thread for callbacks, or on th
 never on the loop thread.
 
 Where an item is a ref itself, its value has to be known before its call runs, which only calls of
-their own can do; such a map is not chunked.
+their own can do, and only those can be timed each; such a map is not chunked.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def map_calls(task: Task[Any, Any], iterables: tuple[Any, ...], chunk: int | Non
     items: list[Any] = list(zip(*iterables, strict=False)) if is_star else list(iterables[0])
     if items:
         task._check_arguments(*(items[0] if is_star else items[:1]))
-    if any(map(_has_ref, items)):
+    if task._timeout_s is not None or any(map(_has_ref, items)):
         return [task.remote(*item) if is_star else task.remote(item) for item in items]
     return MappedCalls(task, items, is_star, chunk)
 
@@ -145,7 +145,9 @@ class MappedCalls(Sequence[Ref]):
             if start == stop:
                 return
             items = self._items[start:stop]
-            ref = self._client.submit(self._function, self._shape, (items,), {}, 1, self._retries)
+            ref = self._client.submit(
+                self._function, self._shape, (items,), {}, 1, self._retries, None
+            )
             chunk = Chunk(start, stop, ref)
             self._chunks.append(chunk)
             self._submitted = stop

@@ -197,7 +197,7 @@ def test_a_driver_that_says_goodbye_is_gone() -> None:
     node = ready(1)
     assert hear(node, ME, UnregisterClient()) == [
         Send(CONTROL, EndJob(JOB, me_of(ME))),
-        Send(W1, ClientDied(me_of(ME))),
+        Send(W1, ClientDied(me_of(ME), is_orderly=True)),
         Hangup(ME),
     ]
     assert tell(node, ProcessEnded(me_of(ME))) == [Hangup(ME)]

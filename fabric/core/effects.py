@@ -6,7 +6,7 @@ the simulator performs them too, in its own world.
 
 import msgspec
 
-from fabric.ids import Address, Incarnation, ObjectId
+from fabric.ids import Address, CallId, Incarnation, ObjectId
 from fabric.protocol.messages import AnyMessage, DefineFunction, DefineJob, ViewChanged
 from fabric.protocol.records import Record
 from fabric.protocol.values import ActorSpec, Call, Failure, Value
@@ -71,6 +71,16 @@ class Run(Effect, frozen=True, gc=False):
     call: Call
 
 
+class Interrupt(Effect, frozen=True, gc=False):
+    """Stop that call if its user code runs (and, recursively, what it has called); `CallRan` tells.
+
+    It must strike nothing else: no other call, and nothing of the process's own.
+    """
+
+    call_id: CallId
+    is_recursive: bool
+
+
 class Learn(Effect, frozen=True, gc=False):
     """A job's environment or a function that calls to come will need."""
 
@@ -120,6 +130,14 @@ class StopWorker(Effect, frozen=True, gc=False):
     """Kill that worker's process."""
 
     worker: Incarnation
+
+
+class KillRunning(Effect, frozen=True, gc=False):
+    """Kill that worker's process if its shared word says that it runs that very call."""
+
+    worker: Incarnation
+    lease: int
+    number: int
 
 
 class WatchProcess(Effect, frozen=True, gc=False):

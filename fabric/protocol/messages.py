@@ -22,7 +22,7 @@ from fabric.protocol.values import (
     Value,
 )
 
-PROTOCOL = 1
+PROTOCOL = 2
 """The wire integer: two processes talk only if theirs are equal."""
 
 
@@ -95,9 +95,10 @@ class WorkerDied(Message, frozen=True, array_like=True, tag="worker_died", gc=Fa
 
 
 class ClientDied(Message, frozen=True, array_like=True, tag="client_died", gc=False):
-    """node -> every client. That one is gone: owners forget its borrows, borrowers its objects."""
+    """node -> everybody. It is gone, with its borrows and objects; in order, or it crashed."""
 
     client: Incarnation
+    is_orderly: bool = False
 
 
 # -------------------------------------------------------------------------- calls, client to worker
@@ -140,10 +141,26 @@ class CallsReturned(Message, frozen=True, array_like=True, tag="calls_returned",
     is_lease_over: bool
 
 
+class CancelCalls(Message, frozen=True, array_like=True, tag="cancel_calls", gc=False):
+    """client -> worker. Skip those; stop the one that runs, by force with you. All are answered."""
+
+    lease: int
+    numbers: tuple[int, ...]
+    is_forced: bool
+    is_recursive: bool
+
+
 class Taken(Message, frozen=True, array_like=True, tag="taken", gc=False):
     """client -> worker. The refs contained in those results are registered: let go of yours."""
 
     call_ids: tuple[CallId, ...]
+
+
+class KillCall(Message, frozen=True, array_like=True, tag="kill_call", gc=False):
+    """client or worker -> node. End the worker of that lease if it still runs that very number."""
+
+    lease: int
+    number: int
 
 
 # --------------------------------------------------------------------------- workers and their node
@@ -169,9 +186,10 @@ class LeaseReturned(Message, frozen=True, array_like=True, tag="lease_returned",
 
 
 class WorkerBlocked(Message, frozen=True, array_like=True, tag="worker_blocked", gc=False):
-    """worker -> node. My call waits for others: lend its resources out."""
+    """worker -> node. My call, a run of ``name``, waits for others: lend its resources out."""
 
     lease: int
+    name: str
 
 
 class WorkerResumed(Message, frozen=True, array_like=True, tag="worker_resumed", gc=False):
@@ -252,6 +270,14 @@ class WantObject(Message, frozen=True, array_like=True, tag="want_object", gc=Fa
     """borrower -> owner. Tell me that object's value as soon as there is one."""
 
     object_id: ObjectId
+
+
+class CancelObject(Message, frozen=True, array_like=True, tag="cancel_object", gc=False):
+    """borrower -> owner. Cancel the call that is to make this object, if it has not ended."""
+
+    object_id: ObjectId
+    is_forced: bool
+    is_recursive: bool
 
 
 class ObjectReady(Message, frozen=True, array_like=True, tag="object_ready", gc=False):
@@ -451,10 +477,7 @@ class View(Message, frozen=True, array_like=True, tag="view", gc=False):
 
 
 class ViewChanged(Message, frozen=True, array_like=True, tag="view_changed", gc=False):
-    """control store -> everybody. Published: what changed; after a gap in sequence, `GetView`.
-
-    Empty ones come where nothing changed for a heartbeat, so that a last one lost is missed.
-    """
+    """control store -> everybody. Published: what changed, or that nothing did; gap: `GetView`."""
 
     epoch: int
     sequence: int
@@ -465,15 +488,13 @@ class ViewChanged(Message, frozen=True, array_like=True, tag="view_changed", gc=
 
 AnyMessage = (
     RegisterClient | ClientRegistered | UnregisterClient | RequestLease | LeaseGranted
-    | Unschedulable | ReturnLease | WorkerDied | ClientDied
-    | DefineJob | DefineFunction | RunCalls | CallsDone | CallsReturned | Taken
-    | WorkerReady | RecallLease | LeaseReturned | WorkerBlocked | WorkerResumed | EndWorker
-    | Allocate | Allocated | AllocationFailed | SealObject | FreeObjects
-    | AddBorrower | BorrowerAdded | Release | WantObject | ObjectReady
-    | CreateActor | ActorRefused | WatchActor | ActorChanged | EndActor | GetNamedActor | NamedActor
-    | PlaceActor | StartActor | ActorStarted | ActorFailed | StopActor
-    | PutFunction | GetFunction | FunctionFound
-    | JoinNode | NodeJoined | NodeHeartbeat | NodeFenced | RegisterJob | EndJob
-    | GetView | View | ViewChanged
+    | Unschedulable | ReturnLease | WorkerDied | ClientDied | DefineJob | DefineFunction | RunCalls
+    | CallsDone | CallsReturned | CancelCalls | Taken | KillCall | WorkerReady | RecallLease
+    | LeaseReturned | WorkerBlocked | WorkerResumed | EndWorker | Allocate | Allocated
+    | AllocationFailed | SealObject | FreeObjects | AddBorrower | BorrowerAdded | Release
+    | WantObject | CancelObject | ObjectReady | CreateActor | ActorRefused | WatchActor
+    | ActorChanged | EndActor | GetNamedActor | NamedActor | PlaceActor | StartActor | ActorStarted
+    | ActorFailed | StopActor | PutFunction | GetFunction | FunctionFound | JoinNode | NodeJoined
+    | NodeHeartbeat | NodeFenced | RegisterJob | EndJob | GetView | View | ViewChanged
 )  # fmt: skip
 """The closed set of messages; a frame's body is a list of them."""

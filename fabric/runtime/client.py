@@ -130,7 +130,7 @@ class Client:
         self.registered = threading.Event()
         self.cpus = 0  # of its node, as soon as that has said so
         # one call of C, so no two threads get the same number
-        self._next_number = itertools.count(1).__next__
+        self.next_number = itertools.count(1).__next__
         self._lock = threading.Lock()
         self.inflight: dict[ObjectId, Ref] = {}
         self._defined: dict[FunctionId, bool] = {}  # function → whether it is in the control store
@@ -279,7 +279,7 @@ class Client:
 
     def next_call(self) -> CallId:
         """A call id that nobody has had."""
-        return call_id(self.me, self._next_number())
+        return call_id(self.me, self.next_number())
 
     def define(self, pickled: bytes, name: str, is_shared: bool) -> FunctionId:
         """Make a pickled function or class known to the machine, once."""
@@ -300,10 +300,11 @@ class Client:
         kwargs: Mapping[str, Any],
         returns: int,
         retries: int,
+        timeout_s: float | None,
     ) -> Any:
         """Call a task. The refs of its results exist before anything is sent."""
         dumped, inputs, refs_held = pack(self, args, kwargs)
-        call = call_id(self.me, self._next_number())
+        call = call_id(self.me, self.next_number())
         results = self._new_refs(call, returns)
         self.tell(
             Submit(
@@ -316,6 +317,7 @@ class Client:
                 returns,
                 retries,
                 self.depth,
+                timeout_s,
             )
         )
         del refs_held  # the machine counts them from here on
@@ -332,7 +334,7 @@ class Client:
     ) -> Any:
         """Call an actor's method, after what this client called before."""
         dumped, inputs, refs_held = pack(self, args, kwargs)
-        call = call_id(self.me, self._next_number())
+        call = call_id(self.me, self.next_number())
         results = self._new_refs(call, returns)
         self.tell(
             SubmitToActor(
@@ -456,7 +458,7 @@ def set_client(client: Client | None) -> None:
 
 
 def use_in_worker(factory: Callable[[], Client]) -> None:
-    """This process is a worker: its client is made by that (and started) when first needed."""
+    """This process is a worker: its client is made and started by that when first needed."""
     global _begin
     _begin = factory
 
@@ -475,9 +477,7 @@ def _first_client() -> Client:
 
                 init()
             else:
-                client = _begin()
-                client.start()
-                _current = client
+                _current = _begin()
         if _current is None:
             raise AssertionError("a session began without a client")
         return _current

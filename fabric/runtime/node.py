@@ -17,6 +17,7 @@ from fabric.core.effects import (
     CreateSegment,
     Effect,
     Exit,
+    KillRunning,
     RecycleSegment,
     StartWorker,
     StopWorker,
@@ -117,6 +118,8 @@ class NodeProcess:
                 self.workers.start(worker)
             case StopWorker(worker):
                 self.workers.kill(worker)
+            case KillRunning(worker, lease, number):
+                self.workers.kill_running(worker, lease, number)
             case CreateSegment(segment, nbytes):
                 self.files.create(segment, nbytes)
             case RecycleSegment(segment, generation):

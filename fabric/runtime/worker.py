@@ -15,8 +15,17 @@ import time
 from typing import Any
 
 from fabric.config import Limits
-from fabric.context import running
-from fabric.core.effects import BecomeActor, Effect, Exit, Learn, LetGo, Run, WriteSegment
+from fabric.context import Interrupted, running
+from fabric.core.effects import (
+    BecomeActor,
+    Effect,
+    Exit,
+    Interrupt,
+    Learn,
+    LetGo,
+    Run,
+    WriteSegment,
+)
 from fabric.core.endpoint import Endpoint
 from fabric.core.events import (
     ActorMade,
@@ -24,19 +33,21 @@ from fabric.core.events import (
     CallOverran,
     CallRan,
     CallResumed,
+    CancelSince,
     Quit,
     Register,
     SegmentWritten,
     WantSegment,
 )
 from fabric.core.sizes import segment_bytes
-from fabric.core.worker import WorkerMachine
+from fabric.core.worker import CANCELLED, WorkerMachine
 from fabric.ids import Address, CallId, Incarnation, ObjectId, address, incarnation_of, object_id
 from fabric.images import Dumped
 from fabric.protocol.values import Call, CallDone, Failure, JobSpec, Sealed, Value
 from fabric.runtime import client as clients
 from fabric.runtime import sockets
 from fabric.runtime.execution import EXITED, Execution, Outcome
+from fabric.runtime.interrupts import Interrupts
 from fabric.runtime.loop import Loop
 from fabric.runtime.poke import Poke
 from fabric.runtime.segments import SegmentWriter, segment_path
@@ -84,11 +95,15 @@ class WorkerShell:
         self._handed: dict[CallId, list[Any]] = {}  # refs inside results, until they are taken
         self._garbage: list[Any] = []
         self._heard_at = 0.0
+        self._client: clients.Client | None = None
+        self._first_call = 0  # numbers from here on are of calls that the running one has made
+        self.interrupts = Interrupts()
         self.watchdog = Watchdog(self)
         clients.use_in_worker(self._new_client)
 
     def run(self) -> None:
         """Hear, run, speak, until told to end."""
+        self.interrupts.install()
         self.watchdog.start()
         with self.watchdog.loop_lock:
             while not self.is_over:
@@ -126,10 +141,11 @@ class WorkerShell:
         client = clients.client_or_none()
         if client is not None:
             client.depth = run.depth + 1
+            self._first_call = client.next_number()
         self.watchdog.lend_loop()
         started = time.monotonic()
         self.word.start(caller, run.lease, call.number)
-        outcomes = self.execution.run(run)
+        outcomes = self._run_user_code(run)
         self.word.finish()
         duration_us = int((time.monotonic() - started) * 1e6)
         contained: tuple[tuple[ObjectId, ...], ...] = ()
@@ -147,6 +163,17 @@ class WorkerShell:
         )
         if self.execution.has_exited:
             self.loop.tell(Quit(EXITED))
+
+    def _run_user_code(self, run: Run) -> list[Outcome]:
+        """The part of a call that may be interrupted, at any of its instructions."""
+        try:
+            self.interrupts.enter(run.call.call_id)
+            try:
+                return self.execution.run(run)
+            finally:
+                self.interrupts.leave()
+        except Interrupted:  # where nothing of the user's was there to catch it
+            return [CANCELLED] * run.call.returns
 
     def _hand_over(
         self, call_id: CallId, outcomes: list[Outcome]
@@ -205,7 +232,13 @@ class WorkerShell:
         job = self.execution.job
         if job is None:
             raise RuntimeError("a worker has no client before its first job")
-        return new_worker_client(self.launch, job, self.store_directory, self.watchdog)
+        with self.interrupts.shielded():
+            if self._client is None:  # else an interrupt came just after it was made
+                self._client = new_worker_client(
+                    self.launch, job, self.store_directory, self.watchdog
+                )
+                self._client.start()
+        return self._client
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -218,6 +251,11 @@ class WorkerShell:
             case LetGo(call_ids):
                 # what ends here may be anything, so it ends on the main thread, between calls
                 self._garbage += [self._handed.pop(CallId(one), None) for one in call_ids]
+            case Interrupt(call_id, is_recursive):
+                self.interrupts.interrupt(call_id)
+                client = clients.client_or_none()
+                if is_recursive and client is not None:
+                    client.tell(CancelSince(self._first_call))
             case Exit(reason):
                 self._end(reason)
             case _:
@@ -281,12 +319,13 @@ class Watchdog:
     def _tell(self, event: CallBlocked | CallResumed) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        started = self._started_at
-        self.take_loop()
-        self.worker.loop.tell(event)
-        self.worker.loop.turn(0.0)
-        self.loop_lock.release()
-        self._started_at = started
+        with self.worker.interrupts.shielded():
+            started = self._started_at
+            self.take_loop()
+            self.worker.loop.tell(event)
+            self.worker.loop.turn(0.0)
+            self.loop_lock.release()
+            self._started_at = started
 
     # the watchdog's own thread
 

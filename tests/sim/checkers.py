@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fabric.core.effects import BecomeActor, Run
-from fabric.core.events import Event, KillActor, Submit, SubmitToActor
+from fabric.core.events import Event, KillActor, MakeActor, Submit, SubmitToActor
 from fabric.ids import ActorId, Address, CallId, ObjectId, call_of, owner_of
 from fabric.protocol.messages import ActorChanged, View, ViewChanged, WorkerDied
 from fabric.protocol.records import ActorRecord, Record
 from fabric.protocol.values import ActorView, Failure, Sealed, Value
+from tests.sim.cancels import Cancels
 from tests.sim.refs import Content, decoded
 from tests.sim.world import Violation
 
@@ -62,14 +63,17 @@ class Executions:
         self.count: dict[CallId, int] = {}
         self.attempts: dict[tuple[CallId, int], Address] = {}
         self.dependent: dict[CallId, None] = {}  # may fail with what they depend on
+        self.doubtful: dict[ActorId, None] = {}  # so may these actors, with all their calls
         self.is_vague = False  # a worker died whose last words say nothing of some lease
 
     def told(self, event: Event) -> None:
         """A call was made."""
         if isinstance(event, Submit | SubmitToActor):
             self.allowed[event.call_id] = event.retries
-            if event.inputs:
+            if event.inputs or getattr(event, "actor_id", None) in self.doubtful:
                 self.dependent[event.call_id] = None
+        elif isinstance(event, MakeActor) and event.inputs:
+            self.doubtful[event.spec.actor_id] = None
 
     def began(self, place: Address, run: Run) -> None:
         """A worker begins an attempt."""
@@ -84,6 +88,12 @@ class Executions:
         allowed = self.allowed.get(call.call_id, -1)
         if 0 <= allowed < self.count[call.call_id] - 1:
             raise Violation(f"I6: {call.call_id.hex()} runs oftener than {allowed} retries allow")
+
+    def killed(self, place: Address) -> None:
+        """A worker is ended for a cancelled call: what else it had run may run again, for free."""
+        for (call, _), where in self.attempts.items():
+            if where == place and self.allowed.get(call, -1) > 0:
+                self.allowed[call] += 1
 
     def failed(self, name: ObjectId, failure: Failure) -> None:
         """A call failed: with a crash only if it had begun."""
@@ -173,6 +183,7 @@ class Checkers:
         self.executions = Executions()
         self.actor_order = ActorOrder()
         self.memory = Memory()
+        self.cancels = Cancels(simulation)
         self.calls = 0
 
     def heard(self, shell: "Shell", source: Address, message: Any) -> None:
@@ -191,6 +202,7 @@ class Checkers:
             self.simulation.has_lost_clients = True
         self.executions.told(event)
         self.actor_order.told(event)
+        self.cancels.told(client, event)
         self.calls += isinstance(event, Submit | SubmitToActor)
 
     def resolved(self, client: "Client", name: ObjectId, value: Value) -> None:
@@ -199,6 +211,7 @@ class Checkers:
         self.actor_order.resolved(client, name, value)
         if isinstance(value, Failure):
             self.executions.failed(name, value)
+            self.cancels.failed(name, value)
             if value.kind == "object_lost":
                 self._may_be_lost(client, name, value.text)
 
@@ -222,6 +235,7 @@ class Checkers:
     def began(self, worker: "Worker", run: Run) -> None:
         """A call begins: under a lease that its node counts, or as its actor's."""
         self.executions.began(worker.address, run)
+        self.cancels.began(run)
         self.actor_order.began(worker, run)
         node = self.simulation.node
         if node.is_alive:
@@ -262,6 +276,8 @@ class Checkers:
         left = [one for one in objects.borrowed if one not in kept]
         if not self.simulation.node.is_alive:
             return  # without its node a client has nobody to tell, and nothing to keep
+        if machine.calls.over:
+            raise Violation(f"L3: {shell.address} waits for cancelled {list(machine.calls.over)}")
         if machine.calls.pending:
             raise Violation(f"L1: {shell.address} still waits for {list(machine.calls.pending)}")
         if objects.owned and not self.simulation.keeps_refs():

@@ -145,15 +145,15 @@ def repeats_keep_their_attempt() -> Change:
 
 
 MUTANTS: tuple[tuple[Callable[[], Change], int], ...] = (
-    (link_hears_repeated_frames, 21),
-    (link_repeats_nothing, 6),
-    (speaks_before_durable, 194),
-    (decides_before_drained, 21),
+    (link_hears_repeated_frames, 0),
+    (link_repeats_nothing, 0),
+    (speaks_before_durable, 62),
+    (decides_before_drained, 15),
     (worker_runs_recalled_calls, 3),
-    (charges_what_never_started, 10),
-    (failed_arguments_use_a_number, 9),
+    (charges_what_never_started, 24),
+    (failed_arguments_use_a_number, 92),
     (share_returns_twice, 1),
-    (releases_are_ignored, 21),
+    (releases_are_ignored, 22),
     (repeats_keep_their_attempt, 13),
 )
 """Each with a seed that finds it."""

@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fabric.core.events import DefineLocally, KillActor, MakeActor, Submit, SubmitToActor
+from fabric.core.events import (
+    Cancel,
+    DefineLocally,
+    KillActor,
+    MakeActor,
+    Submit,
+    SubmitToActor,
+)
 from fabric.ids import ActorId, CallId, FunctionId, ObjectId, object_id
 from fabric.protocol.messages import GetNamedActor
 from fabric.protocol.values import UNIT, ActorSpec, Failure, Sealed, Shape
+from tests.sim.cancels import Interrupted
 from tests.sim.refs import Content, SimRef, encoded
 
 if TYPE_CHECKING:
@@ -27,6 +35,9 @@ FREE = Shape(())
 HALF = Shape((("CPU", UNIT // 2),))
 IMPOSSIBLE = Shape((("GPU", UNIT),))
 NAMES = ("anna", "bert")
+
+STUBBORN_S = 2.0
+"""Code that does not let itself be interrupted takes so much longer."""
 
 
 class Plan(msgspec.Struct, array_like=True):
@@ -47,6 +58,9 @@ class Plan(msgspec.Struct, array_like=True):
     retries: int = 3
     calls: int = 0  # of the actors nested in its arguments
     makes: bool = False  # an actor of its own, and calls it
+    cancels: bool = False  # its first child, or a ref nested in its arguments
+    is_stubborn: bool = False  # goes on when it is interrupted
+    timeout_s: float | None = None
 
 
 class Args(msgspec.Struct, array_like=True):
@@ -117,7 +131,18 @@ def submit(
     call = client.refs.next_call()
     refs = client.refs.results(call, plan.returns)
     client.tell_client(
-        Submit(call, FUNCTION, shape, args, values, names, plan.returns, plan.retries, client.depth)
+        Submit(
+            call,
+            FUNCTION,
+            shape,
+            args,
+            values,
+            names,
+            plan.returns,
+            plan.retries,
+            client.depth,
+            plan.timeout_s,
+        )
     )
     return [client.refs.hold(one) for one in refs]
 
@@ -171,18 +196,53 @@ def make_actor(
     return client.refs.hold(token)
 
 
+def cancel(client: "Client", ref: SimRef, random: Random) -> None:
+    """Cancel what makes that object."""
+    name, request = ref.object_id, client.refs.next_call()
+    is_forced = random.random() < 0.3
+
+    def answered(answer: Any) -> None:
+        is_refused = isinstance(answer, Failure) or answer.is_forced != is_forced
+        client.simulation.checkers.cancels.answered(client, name, is_refused)
+
+    client.questions[request] = answered
+    client.tell_client(Cancel(request, name, is_forced, random.random() < 0.7))
+
+
 def body(client: "Client", call: CallId, attempt: int, life: int, raw: bytes) -> Program:
     """The code of a call: gives its outcomes, each the bytes of a value with the refs inside it."""
     args = msgspec.msgpack.decode(raw, type=Args)
     plan = args.plan
     nested = [client.refs.hold(client.refs.revive(ObjectId(one))) for one in args.nested]
     actors = [client.refs.hold(client.refs.revive(ObjectId(one))) for one in args.actors]
+    children: list[SimRef] = []
+    try:
+        yield from code(client, plan, attempt, nested, actors, children)
+    except Interrupted:
+        if plan.is_stubborn:
+            yield Sleep(STUBBORN_S)
+        for one in (*nested, *actors, *children):
+            client.refs.drop(one)
+        return [(Failure("task", "interrupted"), []) for _ in range(plan.returns)]
+    return results(client, plan, (call, attempt, life), nested, actors, children)
+
+
+def code(
+    client: "Client",
+    plan: Plan,
+    attempt: int,
+    nested: list[SimRef],
+    actors: list[SimRef],
+    children: list[SimRef],
+) -> Program:
+    """What a call does until it has its results."""
     yield Sleep(plan.duration_s / 2)
     if attempt <= plan.crashes:
         yield Crash()
     if plan.reads and nested:
         yield Get(nested)
-    children = [ref for child in plan.children for ref in submit(client, child, [], [], [])]
+    for child in plan.children:
+        children += submit(client, child, [], [], [])
     for actor in actors:
         for _ in range(plan.calls):
             children += submit_to(client, actor, Plan(retries=0), [], [], [])
@@ -190,11 +250,25 @@ def body(client: "Client", call: CallId, attempt: int, life: int, raw: bytes) ->
         own = make_actor(client, Plan(), [], [])
         children += submit_to(client, own, Plan(retries=0), [], [], [])
         client.refs.drop(own)
+    if plan.cancels and (children or nested):
+        cancel(client, (*children, *nested)[0], Random(plan.nbytes + plan.retries))
     if plan.waits and children:
         yield Get(children)
     yield Sleep(plan.duration_s / 2)
+
+
+def results(
+    client: "Client",
+    plan: Plan,
+    run: tuple[CallId, int, int],
+    nested: list[SimRef],
+    actors: list[SimRef],
+    children: list[SimRef],
+) -> list[tuple[Any, list[SimRef]]]:
+    """Its outcomes; what it has held is let go."""
+    call, attempt, life = run
     inner = (children if plan.passes else []) + (nested if plan.returns_nested else [])
-    outcomes = []
+    outcomes: list[tuple[Any, list[SimRef]]] = []
     for index in range(plan.returns):
         held = [client.refs.hold(one) for one in inner] if index == 0 else []
         for one in held:
@@ -238,6 +312,9 @@ def draw_plan(random: Random, depth: int, crash_p: float, makes: bool) -> Plan:
         retries=random.choice((0, 1, 3, 3, -1)),
         calls=random.choice((0, 1, 2)),
         makes=makes and depth > 0 and some() < 0.1,
+        cancels=some() < 0.1,
+        is_stubborn=some() < 0.2,
+        timeout_s=random.choice((0.01, 0.2)) if some() < 0.05 else None,
     )
 
 
@@ -260,7 +337,7 @@ class Driver:
     def run(self) -> Program:
         """The whole program."""
         random = self.random
-        verbs = (self.call, self.call, self.put, self.get, self.drop, self.sleep)
+        verbs = (self.call, self.call, self.put, self.get, self.drop, self.sleep, self.cancel)
         actor_verbs = (self.make, self.call_actor, self.call_actor, self.kill, self.find)
         has_actors = self.workers_max > 8 and random.random() < 0.8
         for _ in range(self.steps):
@@ -328,6 +405,12 @@ class Driver:
         for ref in self.pick(items, 2):
             items.remove(ref)
             self.client.refs.drop(ref)
+        yield Sleep(0.0)
+
+    def cancel(self) -> Program:
+        """Some are not wanted after all."""
+        for ref in self.pick(self.variables, 2):
+            cancel(self.client, ref, self.random)
         yield Sleep(0.0)
 
     def sleep(self) -> Program:

@@ -67,7 +67,7 @@ class Teller(Protocol):
         """The machine hears that in its next turn."""
 
     def is_owned(self, name: ObjectId) -> bool:
-        """The machine answers for it."""
+        """The machine answers for it, and knows its value."""
 
     def unpin(self, segment: str) -> None:
         """A view of that segment is gone."""

@@ -26,6 +26,7 @@ from fabric.ids import Address, FunctionId, ObjectId, address, incarnation_of
 from fabric.protocol.messages import ViewChanged
 from fabric.protocol.values import Failure, JobSpec, Sealed, Value
 from tests.sim import programs
+from tests.sim.cancels import Interrupted
 from tests.sim.refs import Refs, SimRef, decoded
 from tests.sim.world import Violation
 
@@ -217,8 +218,8 @@ class Client(Shell):
         self.tell(event)
 
     def is_owned(self, name: ObjectId) -> bool:
-        """The machine answers for it."""
-        return name in self.machine.references.objects.owned
+        """The machine answers for it, and knows its value."""
+        return self.machine.references.value_of(name) is not None
 
     def unpin(self, segment: str) -> None:
         """A view is gone."""
@@ -286,23 +287,40 @@ class Thread:
         self.writer = writer or client
         self.blocking = blocking
         self.waiting_for: dict[ObjectId, None] = {}
+        self.held: list[SimRef] = []  # while it waits for them
         self.is_blocked = False
         self._waits = 0
 
-    def advance(self, answer: Any = None) -> None:
+    def interrupt(self) -> None:
+        """Its code is struck where it waits or sleeps."""
+        self._waits += 1
+        self.waiting_for = {}
+        if self.is_blocked and self.blocking is not None:
+            self.is_blocked = False
+            self.blocking.on_resumed()
+        held, self.held = self.held, []
+        for ref in held:
+            self.client.refs.drop(ref)
+        self._go_on(lambda: self.program.throw(Interrupted()))
+
+    def advance(self, answer: Any = None, wait: int | None = None) -> None:
         """Run until it waits."""
-        if not self.process.is_alive:
+        if not self.process.is_alive or (wait is not None and wait != self._waits):
             return
         if self.process.paused_until > self.world.now:
-            self.world.at(self.process.paused_until, self.advance, answer)
+            self.world.at(self.process.paused_until, self.advance, answer, self._waits)
             return
+        self._go_on(lambda: self.program.send(answer))
+
+    def _go_on(self, resume: Callable[[], Any]) -> None:
+        self._waits += 1
         try:
-            step = self.program.send(answer)
+            step = resume()
         except StopIteration as end:
             self.ended(end.value)
             return
         if isinstance(step, programs.Sleep):
-            self.world.after(step.duration_s, self.advance)
+            self.world.after(step.duration_s, self.advance, None, self._waits)
         elif isinstance(step, programs.Get):
             self._get(step.refs)
         elif isinstance(step, programs.Write):
@@ -320,11 +338,14 @@ class Thread:
 
     def _get(self, refs: list[SimRef]) -> None:
         self._waits += 1
-        held = [self.client.refs.hold(one) for one in refs]
+        wait = self._waits
+        held = self.held = [self.client.refs.hold(one) for one in refs]
         pending = [one for one in held if one.value is None]
         self.waiting_for = {one.object_id: None for one in pending}
 
         def resolved(ref: SimRef) -> None:
+            if wait != self._waits:
+                return
             self.waiting_for.pop(ref.object_id, None)
             if not self.waiting_for:
                 self.advance_soon_with(held)
@@ -346,11 +367,13 @@ class Thread:
 
     def advance_soon_with(self, held: list[SimRef]) -> None:
         """The wait is over: read, then go on."""
-        self.world.after(self.world.delay(self.world.draw.turn_s), self._read_all, held)
+        delay_s = self.world.delay(self.world.draw.turn_s)
+        self.world.after(delay_s, self._read_all, held, self._waits)
 
-    def _read_all(self, held: list[SimRef]) -> None:
-        if not self.process.is_alive:
+    def _read_all(self, held: list[SimRef], wait: int) -> None:
+        if not self.process.is_alive or wait != self._waits:
             return
+        self.held = []
         if self.is_blocked and self.blocking is not None:
             self.is_blocked = False
             self.blocking.on_resumed()

@@ -48,6 +48,8 @@ class PendingCall(msgspec.Struct, eq=False, gc=False):
     queued_bytes: int = 0
     may_have_sealed: bool = False
     """An attempt was lost after it may have left something in the store."""
+    is_over: bool = False
+    """It was cancelled: its results are said, whatever a worker still does with it."""
 
     def spec(self) -> Call:
         """The call spec of its present attempt, all inputs being values."""
@@ -90,12 +92,19 @@ class PendingCall(msgspec.Struct, eq=False, gc=False):
         self.attempt += 1
         return True
 
+    def repeat(self) -> bool:
+        """Run again through no fault of its own; false if it may run only once."""
+        self.may_have_sealed = True
+        self.attempt += 1
+        return self.retries != 0
+
 
 class Calls:
     """The table of pending calls, the dependents of unresolved objects, and measured durations."""
 
     def __init__(self) -> None:
         self.pending: dict[CallId, PendingCall] = {}
+        self.over: dict[CallId, PendingCall] = {}  # cancelled, and not answered by their workers
         self.dependents: dict[ObjectId, list[PendingCall]] = {}
         self.durations: dict[FunctionId, float] = {}  # function → seconds, smoothed
 

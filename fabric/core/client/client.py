@@ -13,6 +13,7 @@ from fabric.config import Limits
 from fabric.core.allocations import Allocations
 from fabric.core.client.actors import NO_FUNCTION, Actors
 from fabric.core.client.calls import Calls, PendingCall
+from fabric.core.client.cancels import Cancels
 from fabric.core.client.leases import ShapeQueue
 from fabric.core.client.references import References
 from fabric.core.client.tasks import Tasks
@@ -20,6 +21,8 @@ from fabric.core.effects import Effect, Hangup, Reply, Resolve, Send
 from fabric.core.events import (
     Ask,
     Await,
+    Cancel,
+    CancelSince,
     DefineLocally,
     Drained,
     Drop,
@@ -53,6 +56,7 @@ from fabric.protocol.messages import (
     BorrowerAdded,
     CallsDone,
     CallsReturned,
+    CancelObject,
     ClientDied,
     ClientRegistered,
     DefineFunction,
@@ -104,8 +108,12 @@ class ClientMachine:
         self.references = References(
             self.me, node, self.calls, self.actors.on_handles_gone, self._wake
         )
-        self.tasks.join(self.calls, self._fail, self._run_at)
-        self.actors.join(self.calls, self.references, self._admit, self._fail, self._run_at)
+        self.cancels = cancels = Cancels(node, limits)
+        cancels.join(self.calls, self.tasks, self.actors, self.references, self._fail)
+        self.tasks.join(self.calls, self._fail, self._run_at, cancels.gone, cancels.time_out)
+        self.actors.join(
+            self.calls, self.references, self._admit, self._fail, self._run_at, cancels.gone
+        )
         self.allocations = Allocations(node)
         self.functions: dict[FunctionId, DefineLocally] = {}
         self.introduced: dict[Address, dict[FunctionId, None]] = {}  # worker → what it was sent
@@ -130,6 +138,9 @@ class ClientMachine:
             DefineLocally: self.on_define_locally,
             MakeActor: self.actors.on_make_actor,
             KillActor: self.actors.on_kill_actor,
+            Cancel: self.cancels.on_cancel,
+            CancelObject: self.cancels.on_cancel_object,
+            CancelSince: self.cancels.on_cancel_since,
             ActorChanged: self.actors.on_actor_changed,
             ActorRefused: self.actors.on_actor_refused,
             Drop: self.references.on_drop,
@@ -162,11 +173,12 @@ class ClientMachine:
 
     def tick(self, now: float) -> list[Effect]:
         """Send what became ready in this turn, ask for workers, return those without work."""
-        effects: list[Effect] = []
+        effects = self.tasks.end_overdue(now)
         while self._failing or self.actors.has_news:  # each may bring about the other
             self._fail_those_with_failed_inputs(effects)
             self.actors.tick(effects)
         effects += self.tasks.tick(now)
+        effects += self.cancels.tick(now)
         effects += self.references.tick()
         return effects if self._is_usual else self._unusual(effects)
 
@@ -179,8 +191,11 @@ class ClientMachine:
         return [one for one in effects if type(one) is not Send or one.peer.startswith("c:")]
 
     def deadline(self) -> float | None:
-        """When the longest idle lease is to be returned; at once if something is in doubt."""
-        return 0.0 if self.references.is_in_doubt else self.tasks.deadline()
+        """When its parts have something to do; at once if something is in doubt."""
+        if self.references.is_in_doubt:
+            return 0.0
+        due, grace_over = self.tasks.deadline(), self.cancels.deadline()
+        return due if grace_over is None else grace_over if due is None else min(due, grace_over)
 
     def check(self) -> None:
         """Every pending call is in exactly one place, and counts are not negative."""
@@ -210,8 +225,9 @@ class ClientMachine:
     def on_submit(self, source: Address, message: Submit, now: float) -> list[Effect]:
         """A task call: ready at once, or as soon as its arguments are."""
         queue = self._queue  # most often, a call has the shape of the one before
-        if queue is None or message.shape is not queue.shape:
-            queue = self._queue = self.tasks.leases.queue_for(message.shape)
+        shape, timeout_s = message.shape, message.timeout_s
+        if queue is None or shape is not queue.shape or timeout_s is not queue.timeout_s:
+            queue = self._queue = self.tasks.leases.queue_for(shape, timeout_s)
         call = PendingCall(
             message.call_id,
             message.function,
@@ -332,9 +348,8 @@ class ClientMachine:
         for done in message.calls:
             call = pending.get(done.call_id)
             if call is None or call.attempt != done.attempt or call.lease != message.lease:
-                # an older attempt may still report; it no longer counts
-                if any(done.contained):
-                    effects.append(Send(source, Taken((done.call_id,))))
+                # a cancelled call or an older attempt may still report; it no longer counts
+                effects += self.cancels.answered(source, message.lease, done)
                 continue
             if lease is not None:
                 lease.remove(call)
@@ -427,6 +442,7 @@ class ClientMachine:
         self._is_usual = False
         effects: list[Effect] = []
         self.tasks.clear()
+        self.cancels.clear()
         effects += self.actors.clear(failure)
         effects += self.allocations.node_lost(failure)
         for call in list(self.calls.pending.values()):

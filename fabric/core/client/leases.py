@@ -42,6 +42,8 @@ class Lease:
         self.is_over = False  # recalled: it ends with what is in flight
         self.death: Death | None = None  # settled when its last words are heard
         self.idle_since = now
+        self.head: PendingCall | None = None  # runs, if the calls of its queue are timed
+        self.head_since = now
 
     @property
     def is_idle(self) -> bool:
@@ -62,15 +64,23 @@ class Lease:
 class ShapeQueue:
     """The ready calls of one resource shape and the leases of that shape."""
 
-    def __init__(self, shape_id: int, shape: Shape) -> None:
+    def __init__(self, shape_id: int, shape: Shape, timeout_s: float | None) -> None:
         self.shape_id = shape_id
         self.shape = shape
+        self.timeout_s = timeout_s  # each of its calls may run so long
         self.ready: deque[PendingCall] = deque()
+        self.cancelled = 0  # how many of those are over
         self.leases: dict[int, Lease] = {}  # lease number → lease
         self.asked = 0  # what the node was last told we want
         self.is_unsure = False  # a lease was lost, and with it what the node thinks we want
         self.depth = 0  # of the newest call
         self.asked_depth = 0  # what the node was last told
+
+    def sweep(self) -> None:
+        """Take out what was cancelled."""
+        if self.cancelled:
+            self.ready = deque(call for call in self.ready if not call.is_over)
+            self.cancelled = 0
 
     def wanted(self, durations: Mapping[FunctionId, float], limits: Limits) -> int:
         """How many workers this queue could use now."""
@@ -111,15 +121,15 @@ class Leases:
         self.limits = limits
         self.queues: list[ShapeQueue] = []
         self.leases: dict[int, Lease] = {}
-        self._by_shape: dict[Shape, ShapeQueue] = {}
+        self._by_shape: dict[tuple[Shape, float | None], ShapeQueue] = {}
 
-    def queue_for(self, shape: Shape) -> ShapeQueue:
-        """The queue of that shape."""
-        queue = self._by_shape.get(shape)
+    def queue_for(self, shape: Shape, timeout_s: float | None = None) -> ShapeQueue:
+        """The queue of calls of that shape that may run so long."""
+        queue = self._by_shape.get((shape, timeout_s))
         if queue is None:
-            queue = ShapeQueue(len(self.queues), shape)
+            queue = ShapeQueue(len(self.queues), shape, timeout_s)
             self.queues.append(queue)
-            self._by_shape[shape] = queue
+            self._by_shape[shape, timeout_s] = queue
         return queue
 
     def grant(self, shape_id: int, number: int, worker: Address, now: float) -> Lease:

@@ -34,17 +34,22 @@ class Tasks:
         self.limits = limits
         self.leases = Leases(limits)
         self._ready: dict[int, ShapeQueue] = {}  # queues to look at in this turn
+        self._timed: dict[int, ShapeQueue] = {}  # those whose calls may run only so long
 
     def join(
         self,
         calls: Calls,
         fail: Callable[[PendingCall, Failure, list[Effect]], None],
         run_at: Callable[[Address, int, int, list[PendingCall]], list[Effect]],
+        gone: Callable[..., list[Effect]],
+        time_out: Callable[[PendingCall, float, float], list[Effect]],
     ) -> None:
         """Take the machine's table and verbs."""
         self.calls = calls
         self.fail = fail
         self.run_at = run_at
+        self.gone = gone
+        self.time_out = time_out
 
     def tick(self, now: float) -> list[Effect]:
         """Send what became ready in this turn, ask for workers, return those without work."""
@@ -53,23 +58,38 @@ class Tasks:
             queues, self._ready = self._ready, {}
             for queue in queues.values():
                 self._dispatch(queue, effects)
+                if queue.timeout_s is not None:
+                    self._time(queue, now)
         self._return_idle_leases(now, effects)
         return effects
 
+    def end_overdue(self, now: float) -> list[Effect]:
+        """Calls that have run for as long as they may are cancelled."""
+        effects: list[Effect] = []
+        for queue in self._timed.values():
+            for due, call in _dues(queue):
+                if now >= due:
+                    effects += self.time_out(call, queue.timeout_s or 0.0, now)
+        return effects
+
     def deadline(self) -> float | None:
-        """When the longest idle lease is to be returned."""
+        """When the longest idle lease is to be returned, or a call has run for too long."""
         idle = [one.idle_since for one in self.leases.leases.values() if one.is_idle]
-        return min(idle) + self.limits.lease_idle_s if idle else None
+        dues = [min(idle) + self.limits.lease_idle_s] if idle else []
+        for queue in self._timed.values():
+            dues += [due for due, _ in _dues(queue)]
+        return min(dues, default=None)
 
     def check(self) -> int:
         """Every call in flight is under its number; how many calls are here in all."""
-        placed = sum(len(queue.ready) for queue in self.leases.queues)
+        placed = sum(len(queue.ready) - queue.cancelled for queue in self.leases.queues)
         for lease in self.leases.leases.values():
-            placed += len(lease.inflight)
             for number, call in lease.inflight.items():
+                placed += not call.is_over
                 if call.number != number or call.lease != lease.number:
                     raise InvariantError(f"{call.call_id!r} is in flight under a wrong number")
-                if self.calls.pending.get(call.call_id) is not call:
+                table = self.calls.over if call.is_over else self.calls.pending
+                if table.get(call.call_id) is not call:
                     raise InvariantError(f"{call.call_id!r} is in flight but not pending")
             if lease.is_over and not lease.inflight:
                 raise InvariantError(f"lease {lease.number} is over and still here")
@@ -79,6 +99,7 @@ class Tasks:
         """Forget what is queued and in flight: the machine fails it."""
         for queue in self.leases.queues:
             queue.ready.clear()
+            queue.cancelled = 0
         for lease in list(self.leases.leases.values()):
             self.leases.lose(lease)
 
@@ -90,6 +111,13 @@ class Tasks:
         queue.ready.append(call)
         queue.depth = call.depth
         self._ready[call.queue_key] = queue
+
+    def cancelled(self, call: PendingCall) -> None:
+        """A ready call is over; when none is left, no worker is needed."""
+        queue = self.leases.queues[call.queue_key]
+        queue.cancelled += 1
+        if queue.cancelled == len(queue.ready):
+            self._ready[queue.shape_id] = queue
 
     def answered(self, lease: Lease, now: float) -> None:
         """Calls of that lease came back: there is room for others."""
@@ -105,9 +133,13 @@ class Tasks:
     def _settle(self, lease: Lease, death: Death, effects: list[Effect]) -> None:
         """What may have run is charged, what never started goes elsewhere."""
         again: list[PendingCall] = []
+        last = lease.inflight.get(-1 if death.reached is None else death.reached)
+        is_innocent = last is not None and last.is_over  # ended for, or by, a cancelled call
         for call in self.leases.lose(lease):
             may_have_run = death.reached is None or call.number <= death.reached
-            if may_have_run and not call.charge():
+            if call.is_over:
+                effects += self.gone(call, may_have_sealed=may_have_run)
+            elif may_have_run and not (call.repeat() if is_innocent else call.charge()):
                 self.fail(call, death.failure, effects)
             else:
                 again.append(call)
@@ -129,21 +161,25 @@ class Tasks:
         lease = self.leases.leases.get(message.lease)
         if lease is None or lease.worker != source:
             return []
+        effects: list[Effect] = []
         back = [lease.inflight[number] for number in message.numbers if number in lease.inflight]
         for call in back:
             lease.remove(call)
-        lease.queue.ready.extendleft(reversed(back))
+            if call.is_over:
+                effects += self.gone(call, may_have_sealed=False)
+        lease.queue.ready.extendleft(call for call in reversed(back) if not call.is_over)
         lease.is_over = lease.is_over or message.is_lease_over
         # what still runs there has overrun or waits: nothing more is sent before it answers
         lease.is_stalled = bool(lease.inflight)
         self._look_at(lease, now)
-        return []
+        return effects
 
     def on_unschedulable(self, source: Address, message: Unschedulable, now: float) -> list[Effect]:
         """No worker for this shape, ever: what waits for one fails with the reason."""
         effects: list[Effect] = []
         queue = self.leases.queues[message.shape_id]
         queue.asked = len(queue.leases)
+        queue.sweep()
         calls = list(queue.ready)
         queue.ready.clear()
         for call in calls:
@@ -173,12 +209,21 @@ class Tasks:
 
     def _dispatch(self, queue: ShapeQueue, effects: list[Effect]) -> None:
         durations = self.calls.durations
+        queue.sweep()
         for lease, calls in self.leases.dispatch(queue, durations):
             effects += self.run_at(lease.worker, lease.number, queue.depth, calls)
         wanted = queue.ask(durations, self.limits)
         if wanted is not None:
             request = RequestLease(queue.shape_id, queue.shape, wanted, queue.depth, self.job)
             effects.append(Send(self.node, request))
+
+    def _time(self, queue: ShapeQueue, now: float) -> None:
+        """The lowest number in flight runs, since the one before it was answered."""
+        self._timed[queue.shape_id] = queue
+        for lease in queue.leases.values():
+            head = next(iter(lease.inflight.values()), None)
+            if head is not lease.head:
+                lease.head, lease.head_since = head, now
 
     def _return_idle_leases(self, now: float, effects: list[Effect]) -> None:
         for lease in list(self.leases.leases.values()):
@@ -190,3 +235,13 @@ class Tasks:
 def _reached(progress: Progress | None, lease: int) -> int:
     """The last number of that lease that started; -1 if none did."""
     return -1 if progress is None or progress.lease != lease else progress.number
+
+
+def _dues(queue: ShapeQueue) -> list[tuple[float, PendingCall]]:
+    """The calls that run in time, and when that time is over."""
+    timeout_s = queue.timeout_s or 0.0
+    return [
+        (lease.head_since + timeout_s, lease.head)
+        for lease in queue.leases.values()
+        if lease.head is not None and not lease.head.is_over and lease.death is None
+    ]
