@@ -9,6 +9,7 @@ can be read is not looked at here, except that the first failure ends a wait for
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -129,12 +130,18 @@ class Waiting:
 
     def explain(self, pending: Iterable[Ref]) -> str:
         """Why a wait goes on, from counts; they may be a turn old."""
-        figures = self._client.machine.snapshot()
-        waiting = sum(1 for ref in tuple(pending) if ref._value is None)
+        machine = self._client.machine
+        waiting = [ref for ref in tuple(pending) if ref._value is None]
+        why = "they have just come"
+        # the loop thread changes the tables meanwhile: then the next warning says it
+        with contextlib.suppress(LookupError, RuntimeError):
+            if waiting:
+                why = f"of {brief('o', waiting[0]._id)}: {machine.reason_of(waiting[0]._id)[1]}"
+        figures = machine.snapshot()
         return (
-            f"{waiting} of the refs have no value; of this process's {figures['pending']}"
-            f" unanswered calls {figures['ready']} wait for a worker, and it holds"
-            f" {figures['leases']} workers"
+            f"{len(waiting)} of the refs have no value, {why}; of this process's"
+            f" {figures['pending']} unanswered calls {figures['ready']} wait for a worker, and it"
+            f" holds {figures['leases']} workers"
         )
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from fabric.core.client.actors import NO_FUNCTION, Actors
 from fabric.core.client.calls import Calls, PendingCall
 from fabric.core.client.cancels import Cancels
 from fabric.core.client.leases import ShapeQueue
+from fabric.core.client.reasons import reason_of
 from fabric.core.client.references import References
 from fabric.core.client.tasks import Tasks
 from fabric.core.effects import Effect, Hangup, Reply, Resolve, Send
@@ -219,6 +220,10 @@ class ClientMachine:
             "borrowed": len(self.references.objects.borrowed),
             "actors": len(self.actors.channels),
         }
+
+    def reason_of(self, object_id: ObjectId) -> tuple[str, str]:
+        """Why an object has no value: a name of `REASONS`, and a sentence."""
+        return reason_of(self.calls, self.tasks, self.actors, self.references, object_id)
 
     # submission
 
