@@ -15,7 +15,7 @@ from fabric.config import Limits
 from fabric.core.effects import Commit, Effect, Hangup, Publish, Send, Transmit
 from fabric.core.events import SELF, Event, PeerLost
 from fabric.core.link import HelloRefused, Link, LinkForgotten
-from fabric.core.machine import Machine
+from fabric.core.machine import Machine, WordError
 from fabric.ids import Address
 from fabric.protocol.frames import (
     ACK,
@@ -74,8 +74,11 @@ class Endpoint:
             return
         self._stirred[peer] = link
         handle = self.machine.handle
-        for message in messages:
-            self._gathered += handle(peer, message, now)
+        try:
+            for message in messages:
+                self._gathered += handle(peer, message, now)
+        except WordError as error:
+            self._end(link, error, now)
 
     def tell(self, event: Event, now: float) -> None:
         """Something happened in this process."""
@@ -108,7 +111,7 @@ class Endpoint:
     def _make_link(self, peer: Address) -> Link:
         return Link(self.address, peer, self._lives, cluster=self._cluster, limits=self._limits)
 
-    def _end(self, link: Link, error: FrameError, now: float) -> None:
+    def _end(self, link: Link, error: FrameError | WordError, now: float) -> None:
         """Nothing that this peer says from here on can be trusted, or it wants to hear no more."""
         self._refused += 1
         self.forget(link.peer)

@@ -21,7 +21,7 @@ from fabric.core.events import (
     SegmentWritten,
     WantSegment,
 )
-from fabric.core.machine import Machine
+from fabric.core.machine import Machine, WordError
 from fabric.ids import Address, FunctionId, ObjectId, address, incarnation_of
 from fabric.protocol.messages import ViewChanged
 from fabric.protocol.values import Failure, JobSpec, Sealed, Value
@@ -57,7 +57,10 @@ class Witness:
         shell.world.counts[f"message {type(message).__name__}"] += 1
         shell.world.trace.note(shell.world.now, source, shell.address, message)
         shell.simulation.checkers.heard(shell, source, message)
-        return self._machine.handle(source, message, now)
+        try:
+            return self._machine.handle(source, message, now)
+        except WordError as error:  # nobody lies here
+            raise Violation(str(error)) from error
 
 
 class Shell:

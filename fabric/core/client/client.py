@@ -365,8 +365,8 @@ class ClientMachine:
             if call.holds or call.returns != 1 or call.may_have_sealed or result in owned:
                 self._complete(source, call, done, effects)
                 continue
-            value = done.values[0]
-            if type(value) is Sealed or done.contained:
+            value = done.values[0] if done.values else None
+            if type(value) is Sealed or done.contained or value is None:
                 self._complete(source, call, done, effects)
                 continue
             del pending[call.call_id]  # as most calls end
@@ -378,7 +378,11 @@ class ClientMachine:
     def _complete(
         self, worker: Address, call: PendingCall, done: CallDone, effects: list[Effect]
     ) -> None:
-        contained = done.contained or ((),) * len(done.values)
+        if len(done.values) != call.returns:
+            text = f"its worker answered with {len(done.values)} results of {call.returns}"
+            self._fail(call, Failure("worker_crashed", text), effects)
+            return
+        contained = (*done.contained, *((),) * len(done.values))[: len(done.values)]
         for index, (value, inner) in enumerate(zip(done.values, contained, strict=True)):
             result = object_id(call.call_id, index)
             effects += self.references.resolve(result, value, inner)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from fabric.config import Limits
 from fabric.core.client.calls import PendingCall
+from fabric.core.machine import WordError
 from fabric.ids import Address, FunctionId
 from fabric.protocol.values import Failure, Shape
 
@@ -132,9 +133,15 @@ class Leases:
             self._by_shape[shape, timeout_s] = queue
         return queue
 
+    def known(self, shape_id: int) -> ShapeQueue:
+        """The queue that the node means."""
+        if not 0 <= shape_id < len(self.queues):
+            raise WordError(f"nobody asked for a worker of shape {shape_id}")
+        return self.queues[shape_id]
+
     def grant(self, shape_id: int, number: int, worker: Address, now: float) -> Lease:
         """The node granted a lease."""
-        queue = self.queues[shape_id]
+        queue = self.known(shape_id)
         lease = Lease(number, worker, queue, now)
         queue.leases[number] = lease
         self.leases[number] = lease

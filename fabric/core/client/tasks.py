@@ -177,7 +177,7 @@ class Tasks:
     def on_unschedulable(self, source: Address, message: Unschedulable, now: float) -> list[Effect]:
         """No worker for this shape, ever: what waits for one fails with the reason."""
         effects: list[Effect] = []
-        queue = self.leases.queues[message.shape_id]
+        queue = self.leases.known(message.shape_id)
         queue.asked = len(queue.leases)
         queue.sweep()
         calls = list(queue.ready)
