@@ -61,7 +61,10 @@ def every(simulation: Simulation, rate: Callable[[], float], action: Callable[[]
 def pause(simulation: Simulation) -> None:
     """Somebody stands still for a while."""
     world = simulation.world
-    process = world.random.choice(simulation.processes())
+    everybody = simulation.processes()
+    if not everybody:
+        return
+    process = world.random.choice(everybody)
     process.pause(world.delay(world.draw.pause_s))
     world.fault("pause")
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from fabric.core.client.actors import Actors
 from fabric.core.client.calls import PendingCall
+from fabric.core.client.cancels import Cancels
 from fabric.core.client.client import ClientMachine
 from fabric.core.client.objects import Objects
 from fabric.core.client.tasks import Tasks
-from fabric.core.effects import Commit, Send
+from fabric.core.effects import Commit, Interrupt, Resolve, Send
 from fabric.core.endpoint import Endpoint
 from fabric.core.link import Link
 from fabric.core.node.scheduling import Scheduling
@@ -144,6 +145,42 @@ def repeats_keep_their_attempt() -> Change:
     return PendingCall, "charge", charge
 
 
+def interrupts_whatever_runs() -> Change:
+    """A cancel strikes the running call, whichever it is."""
+
+    def on_cancel_calls(self: Any, caller: Any, message: Any, now: float) -> list[Any]:
+        running = self.running
+        effects = list(original(self, caller, message, now))
+        if running is not None and not any(type(one) is Interrupt for one in effects):
+            effects.append(Interrupt(running.call.call_id, False))
+        return effects
+
+    original: Any = WorkerMachine.on_cancel_calls
+    return WorkerMachine, "on_cancel_calls", on_cancel_calls
+
+
+def cancels_without_telling() -> Change:
+    """Who waits for what was cancelled is not told."""
+
+    def end(self: Any, call: Any, *given: Any) -> list[Any]:
+        effects = original(self, call, *given)
+        return [one for one in effects if type(one) is not Resolve]
+
+    original: Any = Cancels._end
+    return Cancels, "_end", end
+
+
+def cancelled_calls_hold_for_ever() -> Change:
+    """What a cancelled call was given is never let go."""
+
+    def gone(self: Any, call: Any, *, may_have_sealed: bool) -> list[Any]:
+        call.holds = ()
+        return list(original(self, call, may_have_sealed=may_have_sealed))
+
+    original: Any = Cancels.gone
+    return Cancels, "gone", gone
+
+
 MUTANTS: tuple[tuple[Callable[[], Change], int], ...] = (
     (link_hears_repeated_frames, 0),
     (link_repeats_nothing, 0),
@@ -155,6 +192,9 @@ MUTANTS: tuple[tuple[Callable[[], Change], int], ...] = (
     (share_returns_twice, 1),
     (releases_are_ignored, 22),
     (repeats_keep_their_attempt, 13),
+    (interrupts_whatever_runs, 77),
+    (cancels_without_telling, 0),
+    (cancelled_calls_hold_for_ever, 62),
 )
 """Each with a seed that finds it."""
 

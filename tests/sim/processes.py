@@ -198,10 +198,10 @@ class Worker(Shell):
     def _strike(self) -> None:
         """Interrupt the code of the call that is to be, if it runs; once."""
         thread, run = self.thread, self.run
-        if thread is None or run is None or run.call.call_id != self.struck:
+        if thread is None or run is None or run.call.call_id != self.struck or thread.is_struck:
             return
         if self._may_go(self._strike):
-            self.struck = b""
+            thread.is_struck = True
             self.simulation.checkers.cancels.interrupted(run)
             thread.interrupt()
 

@@ -292,6 +292,7 @@ class Thread:
         self.waiting_for: dict[ObjectId, None] = {}
         self.held: list[SimRef] = []  # while it waits for them
         self.is_blocked = False
+        self.is_struck = False  # its code was interrupted, which happens once
         self._waits = 0
 
     def interrupt(self) -> None:
