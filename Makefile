@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 SEEDS ?= 200
 PYTEST_FLAGS ?=
+BENCH_FLAGS ?=
+PEERS_VENV := .venv-peers
 
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
@@ -11,7 +13,7 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 SAY := @printf '== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fast sim replay bench docs clean apt lint
+.PHONY: help demo test check fast sim replay bench peers docs clean apt lint
 
 help:  ## print this
 	@sed -n 's/^\([a-z]*\):.*##[[:space:]]*/\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -32,8 +34,8 @@ lint: $(VENV)/.installed-test
 	$(SAY) "ruff format, ruff check"
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/ruff check --quiet .
-	$(SAY) "mypy --strict fabric cli"
-	@$(BIN)/mypy --strict fabric cli
+	$(SAY) "mypy --strict fabric cli tests"
+	@$(BIN)/mypy --strict fabric cli tests
 
 fast: $(VENV)/.installed-test  ## the tests that start no process and no simulation
 	@$(RUN) -m pytest -q -m "not system and not sim" $(PYTEST_FLAGS)
@@ -45,19 +47,26 @@ replay: $(VENV)/.installed-test  ## one seed again, with its story: SEED=17
 	@test -n "$(SEED)" || { echo "make replay SEED=17: which seed?" >&2; exit 2; }
 	@$(RUN) -m tests.sim --replay $(SEED)
 
-bench: $(VENV)/.installed-test  ## measure (nothing is asserted)
-	@$(RUN) -m bench
+bench: $(VENV)/.installed-test  ## measure beside the peers that are installed (nothing is asserted)
+	@$(RUN) -m bench $(BENCH_FLAGS)
+
+peers: $(PEERS_VENV)/.installed  ## the systems to measure beside, in an environment of their own
 
 docs: $(VENV)/.installed-test  ## write what is generated from the code
 	@$(RUN) -m tests.docs
+	@$(RUN) -m tests.transcripts
 
 clean:  ## remove the environment and every cache
-	@rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) $(PEERS_VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	$(SAY) "$(VENV), from $$($(PYTHON) --version)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) has no venv to make an environment with: apt-get install python3-venv (or make PYTHON=...)" >&2; \
+		exit 1; \
+	}
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
@@ -69,6 +78,12 @@ $(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(SAY) "installing fabric and what its tests need into $(VENV)"
 	@$(PIP) install -e '.[test]'
 	@touch $@ $(VENV)/.installed
+
+$(PEERS_VENV)/.installed: bench/peers.txt
+	$(SAY) "installing what bench/peers.txt names into $(PEERS_VENV)"
+	@$(PYTHON) -m venv $(PEERS_VENV)
+	@$(PEERS_VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check install -r bench/peers.txt
+	@touch $@
 
 # Debian packages need root; without it, the tests that need them skip and say so.
 apt:

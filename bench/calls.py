@@ -1,146 +1,91 @@
-"""Rows about calls: how many a second, at what CPU, and how long one takes."""
+"""Rows about task calls: how many a second, at what CPU, and how long one takes."""
 
-import time
-from collections.abc import Callable
-from statistics import median, quantiles
-from typing import Any
-
+from bench.clock import latency, rate_and_cpu, round_trips
 from bench.echo import round_trips_s
-from bench.peers import Peer
-from bench.processes import CpuMeter
-from bench.rows import Figures, Row, rate, spent
-from bench.work import Counter, nothing, same, successor
-
-CALLS = 10_000
-MAPPED = 100_000
-MAPPED_MANY = 1_000_000
-LINKS = 1_000
-ROUND_TRIPS = 1_000
+from bench.peer import Peer
+from bench.rows import Figures, Row, Target, rate, spent, verbs
+from bench.work import nothing, same
 
 
-def _timed(work: Callable[[], Any], calls: int) -> Figures:
-    """Rate and CPU of some work that makes so many calls."""
-    meter = CpuMeter()
-    began = time.perf_counter()
-    work()
-    seconds = time.perf_counter() - began
-    return {"rate": calls / seconds, "cpu": meter.read() / calls * 1e6}
-
-
-def _many(title: str) -> dict[str, Any]:
-    return {"rate": rate(title), "cpu": spent("  CPU a call, all processes", "µs")}
-
-
-def _nothing_calls(peer: Peer) -> Figures:
+def nothing_calls(peer: Peer, calls: int) -> Figures:
     submit = peer.task(nothing)
-    return _timed(lambda: peer.get([submit() for _ in range(CALLS)]), CALLS)
+    return rate_and_cpu(lambda: peer.get([submit() for _ in range(calls)]), calls)
 
 
-def _same_calls(peer: Peer) -> Figures:
+def same_calls(peer: Peer, calls: int) -> Figures:
     submit = peer.task(same)
 
     def work() -> None:
-        assert peer.get([submit(number) for number in range(CALLS)])[-1] == CALLS - 1
+        assert peer.get([submit(number) for number in range(calls)])[-1] == calls - 1
 
-    return _timed(work, CALLS)
-
-
-def _actor_calls(peer: Peer) -> Figures:
-    add = peer.actor(Counter, "add")
-    peer.get_one(add(1))
-
-    def work() -> None:
-        assert peer.get([add(1) for _ in range(CALLS)])[-1] == CALLS + 1
-
-    return _timed(work, CALLS)
+    return rate_and_cpu(work, calls)
 
 
-def _mapped_calls(peer: Peer, calls: int = MAPPED) -> Figures:
+def mapped_calls(peer: Peer, calls: int) -> Figures:
     def work() -> None:
         assert peer.map(same, range(calls))[-1] == calls - 1
 
-    return _timed(work, calls)
+    return rate_and_cpu(work, calls)
 
 
-def _many_mapped_calls(peer: Peer) -> Figures:
-    return _mapped_calls(peer, MAPPED_MANY)
+def task_round_trips(peer: Peer, calls: int) -> Figures:
+    submit, get_one = peer.task(nothing), peer.get_one
+    return round_trips(lambda: get_one(submit()), calls)
 
 
-def _chain(peer: Peer) -> Figures:
-    submit = peer.task(successor)
-
-    def work() -> None:
-        ref = submit(0)
-        for _ in range(LINKS - 1):
-            ref = submit(ref)
-        assert peer.get_one(ref) == LINKS
-
-    figures = _timed(work, LINKS)
-    return {"link": 1e6 / figures["rate"], "cpu": figures["cpu"]}
+def bare_echo(calls: int) -> Figures:
+    return latency(round_trips_s(calls))
 
 
-def _latency(seconds: list[float]) -> Figures:
-    return {"median": median(seconds) * 1e6, "p99": quantiles(seconds, n=100)[98] * 1e6}
-
-
-def _round_trips(peer: Peer, submit: Callable[..., Any], *arguments: Any) -> Figures:
-    get_one = peer.get_one
-    seconds = []
-    for _ in range(ROUND_TRIPS + 50):
-        began = time.perf_counter()
-        get_one(submit(*arguments))
-        seconds.append(time.perf_counter() - began)
-    return _latency(seconds[50:])
-
-
-def _task_round_trip(peer: Peer) -> Figures:
-    return _round_trips(peer, peer.task(nothing))
-
-
-def _actor_round_trip(peer: Peer) -> Figures:
-    return _round_trips(peer, peer.actor(Counter, "add"), 1)
-
-
-def _bare_echo() -> Figures:
-    return _latency(round_trips_s(ROUND_TRIPS))
-
+FAST = (Target(50, "ray"), Target(2, "Pool"))
+FEWER = {"ray": 3_000, "dask": 1_000}
 
 ROWS = [
-    Row("nothing", _many(f"{CALLS:,} no-op tasks, one by one, then get"), _nothing_calls),
-    Row("same", _many(f"{CALLS:,} tasks with an int in and out"), _same_calls),
-    Row("map", _many(f"map of {MAPPED:,} trivial calls"), _mapped_calls, frozenset({"map"})),
     Row(
-        "map-many",
-        _many(f"map of {MAPPED_MANY:,} trivial calls"),
-        _many_mapped_calls,
-        frozenset({"map"}),
+        "nothing",
+        "{} no-op tasks one by one, then get",
+        "calls",
+        {
+            "rate": rate("", *FAST),
+            "cpu": spent("CPU a call, all processes", "µs", Target(12)),
+        },
+        nothing_calls,
+        10_000,
+        verbs("submit"),
+        FEWER,
+    ),
+    Row(
+        "same",
+        "{} tasks with an int in and out",
+        "calls",
+        {"rate": rate("", *FAST), "cpu": spent("CPU a call, all processes", "µs")},
+        same_calls,
+        10_000,
+        verbs("submit"),
+        FEWER,
+    ),
+    Row(
+        "map",
+        "map of {} trivial calls",
+        "calls",
+        {"rate": rate("", Target(1, "best")), "cpu": spent("CPU a call, all processes", "µs")},
+        mapped_calls,
+        1_000_000,
+        verbs("map"),
     ),
     Row(
         "latency",
+        "one task, submit and get",
+        "calls",
         {
-            "median": spent("one task, submit and get", "µs"),
-            "p99": spent("  99th percentile", "µs"),
+            "median": spent("", "µs", Target(0.1, "ray"), Target(0.7, "PPE")),
+            "p99": spent("99th percentile", "µs", Target(1, "PPE")),
         },
-        _task_round_trip,
-        beside=_bare_echo,
-        beside_name="echo",
-    ),
-    Row(
-        "actor-latency",
-        {"median": spent("one actor call and get", "µs"), "p99": spent("  99th percentile", "µs")},
-        _actor_round_trip,
-        frozenset({"actor"}),
-        beside=_bare_echo,
-        beside_name="echo",
-    ),
-    Row("actor", _many(f"{CALLS:,} calls to one actor"), _actor_calls, frozenset({"actor"})),
-    Row(
-        "chain",
-        {
-            "link": spent(f"chain of {LINKS:,} tasks, per link", "µs"),
-            "cpu": spent("  CPU a call, all processes", "µs"),
-        },
-        _chain,
-        frozenset({"refs"}),
+        task_round_trips,
+        1_000,
+        verbs("submit"),
+        {"dask": 300},
+        bare=bare_echo,
+        bare_name="zmq echo",
     ),
 ]

@@ -1,99 +1,140 @@
-"""Rows about values: putting them, getting them, and reaching into a large one from a task."""
+"""Rows about values: putting them, getting them, and reaching into a large one from a task.
+
+The large ones come first, while the store is cold.
+"""
 
 import time
-from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from bench.peers import Peer
-from bench.rows import Figures, Metric, Row, rate, spent
+from bench.clock import seconds_of
+from bench.peer import Peer
+from bench.rows import Figures, Row, Target, rate, spent, verbs
 from bench.work import first_of
 
-SMALL = 5_000
-LARGE_BYTES = 100_000_000
 ROUNDS = 5
 
 
-def _large() -> Any:
-    """100 MB of numbers, with every page touched."""
+def large(megabytes: int) -> Any:
+    """So many MB of numbers, with every page touched."""
     import numpy
 
-    return numpy.arange(LARGE_BYTES // 8)
+    return numpy.arange(megabytes * 1_000_000 // 8)
 
 
-def _seconds(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def _small(peer: Peer) -> Figures:
+def small_values(peer: Peer, values: int) -> Figures:
     value = bytes(1024)
     began = time.perf_counter()
-    refs = [peer.put(value) for _ in range(SMALL)]
+    refs = [peer.put(value) for _ in range(values)]
     between = time.perf_counter()
     for ref in refs:
         peer.get_one(ref)
-    return {"put": SMALL / (between - began), "get": SMALL / (time.perf_counter() - between)}
+    return {"put": values / (between - began), "get": values / (time.perf_counter() - between)}
 
 
-def _put_large(peer: Peer) -> Figures:
+def put_large(peer: Peer, megabytes: int) -> Figures:
     """The first put touches fresh memory; later ones should find what the one before left."""
-    value, seconds = _large(), []
-    for _ in range(ROUNDS + 1):
+    value, seconds = large(megabytes), []
+    for _ in range(ROUNDS):
         began = time.perf_counter()
         ref = peer.put(value)
         seconds.append(time.perf_counter() - began)
         del ref
-        time.sleep(0.05)  # not a wait for a condition: programs do something between two puts
-    gigabytes = LARGE_BYTES / 1e9
+        time.sleep(0.1)  # not a wait for a condition: programs do something between two puts
+    gigabytes = megabytes / 1e3
     return {"cold": gigabytes / seconds[0], "warm": gigabytes / median(seconds[1:])}
 
 
-def _memcpy() -> Figures:
+def memcpy(megabytes: int) -> Figures:
     import numpy
 
-    source = _large()
+    source = large(megabytes)
     target = numpy.empty_like(source)
-    numpy.copyto(target, source)
-    best = median(_seconds(lambda: numpy.copyto(target, source)) for _ in range(ROUNDS))
-    return {"warm": LARGE_BYTES / 1e9 / best}
+    cold_s = seconds_of(lambda: numpy.copyto(target, source))
+    warm_s = median(seconds_of(lambda: numpy.copyto(target, source)) for _ in range(ROUNDS))
+    return {"cold": megabytes / 1e3 / cold_s, "warm": megabytes / 1e3 / warm_s}
 
 
-def _get_large(peer: Peer) -> Figures:
-    ref = peer.put(_large())
-    return {"get": median(_seconds(lambda: peer.get_one(ref)) for _ in range(ROUNDS)) * 1e6}
+def get_large(peer: Peer, megabytes: int) -> Figures:
+    """The value lies where it was put; whether it was copied shows in its flags."""
+    ref = peer.put(large(megabytes))
+    seconds = median(seconds_of(lambda: peer.get_one(ref)) for _ in range(ROUNDS))
+    value = peer.get_one(ref)
+    return {"get": seconds * 1e6, "copies": float(value.flags.owndata or value.flags.writeable)}
 
 
-def _task_reads_large(peer: Peer) -> Figures:
+def read_large(peer: Peer, megabytes: int) -> Figures:
     """Through a ref where the peer has refs to values, else as an argument."""
-    submit = peer.task(first_of)
-    value = _large()
+    submit, value = peer.task(first_of), large(megabytes)
     argument = peer.put(value) if "put" in peer.verbs else value
     peer.get_one(submit(argument))
-    seconds = [_seconds(lambda: peer.get_one(submit(argument))) for _ in range(ROUNDS)]
+    seconds = [seconds_of(lambda: peer.get_one(submit(argument))) for _ in range(ROUNDS)]
     return {"read": median(seconds) * 1e3}
 
 
-PUT = frozenset({"put"})
+PUT = verbs("put")
+IN_STORE = frozenset({"fabric", "ray"})
+"""dask's put value lies in a worker, so getting it is not the same question."""
 
 ROWS = [
-    Row("put-small", {"put": rate("put 1 KB"), "get": rate("get it")}, _small, PUT),
     Row(
         "put-large",
+        "put {} MB, warm store",
+        "values",
         {
-            "cold": Metric("put 100 MB, cold store", "GB/s", "more"),
-            "warm": Metric("put 100 MB, warm store", "GB/s", "more"),
+            "warm": rate("", Target(1, "ray"), unit="GB/s"),
+            "cold": rate("cold store", Target(1, "ray"), unit="GB/s"),
         },
-        _put_large,
+        put_large,
+        100,
         PUT,
-        beside=_memcpy,
-        beside_name="memcpy",
+        bare=memcpy,
+        bare_name="memcpy",
     ),
-    Row("get-large", {"get": spent("get 100 MB where it lies", "µs")}, _get_large, PUT),
+    Row(
+        "put-huge",
+        "put {} MB, warm store",
+        "values",
+        {
+            "warm": rate("", Target(0.9, "bare"), unit="GB/s"),
+            "cold": rate("cold store", unit="GB/s"),
+        },
+        put_large,
+        800,
+        PUT,
+        peers=IN_STORE,
+        bare=memcpy,
+        bare_name="memcpy",
+    ),
+    Row(
+        "put-small",
+        "put 1 KB, {} times",
+        "values",
+        {"put": rate("", Target(50, "ray")), "get": rate("get it", Target(20, "ray"))},
+        small_values,
+        5_000,
+        PUT,
+        {"ray": 2_000, "dask": 200},
+    ),
+    Row(
+        "get-large",
+        "get {} MB where it lies",
+        "values",
+        {
+            "get": spent("", "µs", Target(1, "ray")),
+            "copies": spent("copies made", "", Target(0), is_shown=False),
+        },
+        get_large,
+        100,
+        PUT,
+        peers=IN_STORE,
+    ),
     Row(
         "read-large",
-        {"read": spent("task that reads one element of 100 MB", "ms")},
-        _task_reads_large,
+        "task that reads one element of {} MB",
+        "values",
+        {"read": spent("", "ms", Target(0.15, "ray"))},
+        read_large,
+        100,
     ),
 ]

@@ -12,20 +12,11 @@ import os
 import sys
 import threading
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from bench.processes import descendants, thread_cpu_s
+from bench.processes import command_of, descendants, thread_cpu_s
 from bench.profiles import PROFILES, arm, arm_new_threads, arm_worker, report, worker_report
 from bench.work import nothing
-
-
-def command_of(pid: int) -> str:
-    try:
-        words = (Path("/proc") / str(pid) / "cmdline").read_bytes().decode().split("\0")
-    except (FileNotFoundError, ProcessLookupError):
-        return "ended"
-    return " ".join(words)[:40]
 
 
 def threads_now() -> dict[tuple[int, str], float]:
@@ -46,7 +37,7 @@ def show_threads(before: dict[tuple[int, str], float], calls: int) -> None:
         cost = (spent - before.get((pid, thread), 0.0)) / calls * 1e6
         total += cost
         if cost >= 0.05:
-            who = "driver" if pid == os.getpid() else command_of(pid)
+            who = "driver" if pid == os.getpid() else command_of(pid)[:40]
             print(f"{cost:8.2f} µs  {who:<40}  {thread}")
     print(f"{total:8.2f} µs  all")
 

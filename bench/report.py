@@ -1,126 +1,141 @@
-"""What came out, as a table for people and as one object for programs."""
+"""What came out, for people in a terminal and for programs.
 
-import os
-import platform
-import subprocess
-import time
-from collections import defaultdict
+A run is kept as one JSON object: every sample, the commit, the machine, the versions of the peers,
+and how quiet it was. The README's table and picture are made from such a file (`bench.readme`).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
-from bench.rows import Figures, Metric, Row
+from bench.peers import BARE, PEERS
+from bench.rows import Metric, Row
+from bench.samples import Samples, rows_as_json, samples_of
+from bench.table import ROWS
 
-BESIDE = "beside"
-"""The column of what was measured next to the peers."""
-
-
-class Samples:
-    """Every figure of a run: (row, metric) → peer → one value for each repetition."""
-
-    def __init__(self) -> None:
-        self.values: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(dict)
-        self.failures: list[str] = []
-
-    def add(self, peer: str, row: str, figures: Figures) -> None:
-        for metric, value in figures.items():
-            self.values[row, metric].setdefault(peer, []).append(value)
-
-    def median(self, row: str, metric: str, peer: str) -> float | None:
-        values = self.values[row, metric].get(peer)
-        return median(values) if values else None
+RESULTS = Path(__file__).parent / "results"
 
 
-def table(samples: Samples, rows: list[Row], peers: list[str]) -> Table:
-    """Medians; the last column says how many times better fabric is than the best of the others."""
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("")
-    shown.add_column("", style="dim")
-    for peer in peers:
-        shown.add_column(peer, justify="right", style="bold" if peer == "fabric" else "")
-    shown.add_column("against best", justify="right")
-    shown.add_column("beside", justify="right", style="dim")
-    for row in rows:
-        for name, metric in row.metrics.items():
-            cells = [samples.median(row.name, name, peer) for peer in peers]
-            beside = samples.median(row.name, name, BESIDE)
-            shown.add_row(
-                metric.title,
-                metric.unit,
-                *map(number, cells),
-                factor(metric, dict(zip(peers, cells, strict=True))),
-                f"{row.beside_name} {number(beside)}" if beside is not None else "",
-            )
-    return shown
+@dataclass
+class Run:
+    """All of one run of the bench."""
+
+    samples: Samples
+    rows: list[Row]
+    versions: Mapping[str, str]
+    """System → version, in the order of the columns; others were not installed."""
+    repetitions: int
+    commit: str
+    machine: Mapping[str, Any]
+    load_before: float
+    shares: list[float]
+
+    def as_json(self) -> str:
+        found = {
+            "commit": self.commit,
+            "machine": self.machine,
+            "repetitions": self.repetitions,
+            "versions": self.versions,
+            "load_before": self.load_before,
+            "shares": self.shares,
+            "failures": self.samples.failures,
+            "turn_seconds": self.samples.seconds,
+            "rows": rows_as_json(self.samples, self.rows),
+        }
+        return json.dumps(found, indent=1) + "\n"
+
+    def path(self) -> Path:
+        """Where it is kept, unless told otherwise."""
+        day = str(self.machine["time"])[:16].replace(":", "")
+        return RESULTS / f"{day}-{self.commit.replace('+', '-changed')}.json"
+
+
+def run_of(text: str) -> Run:
+    """What `Run.as_json` wrote; a row that no longer exists is left out."""
+    found = json.loads(text)
+    samples = samples_of(found["rows"])
+    samples.failures = found["failures"]
+    samples.seconds.update(found["turn_seconds"])
+    return Run(
+        samples,
+        [ROWS[name] for name in found["rows"] if name in ROWS],
+        found["versions"],
+        found["repetitions"],
+        found["commit"],
+        found["machine"],
+        found["load_before"],
+        found["shares"],
+    )
 
 
 def number(value: float | None) -> str:
     """Three digits that mean something."""
     if value is None:
         return "-"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    size = abs(value)
+    digits = 0 if size >= 100 or value == int(value) else 1 if size >= 10 else 2 if size >= 1 else 3
+    return f"{value:,.{digits}f}"
 
 
-def factor(metric: Metric, medians: dict[str, float | None]) -> str:
-    """How many times better than the best other peer; below one is worse."""
-    ours = medians.get("fabric")
-    others = [value for peer, value in medians.items() if value and peer != "fabric"]
-    if not ours or not others:
-        return ""
-    ratio = ours / max(others) if metric.better == "more" else min(others) / ours
-    return f"[{'green' if ratio >= 1 else 'red'}]{ratio:.2f}[/]"
+def title(row: Row, name: str, counts: Mapping[str, int]) -> str:
+    """What a line is about; whoever had fewer calls is named."""
+    metric = row.metrics[name]
+    if name != next(iter(row.metrics)):
+        return f"- {metric.title}" if metric.title else f"- {name}"
+    full = counts.get("fabric", row.count)
+    fewer = [f"{who} {n:,}" for who, n in counts.items() if who != BARE and n != full]
+    what = f": {metric.title}" if metric.title else ""
+    return row.title.format(f"{full:,}") + what + (f" ({', '.join(fewer)})" if fewer else "")
 
 
-def as_json(
-    samples: Samples, rows: list[Row], peers: list[str], repetitions: int
-) -> dict[str, Any]:
-    """Every sample, what it was measured on, and what was measured."""
-    return {
-        "commit": commit(),
-        "machine": machine(),
-        "repetitions": repetitions,
-        "peers": peers,
-        "failures": samples.failures,
-        "rows": {
-            row.name: {
-                name: {
-                    "title": metric.title.strip(),
-                    "unit": metric.unit,
-                    "better": metric.better,
-                    "samples": samples.values[row.name, name],
-                }
-                for name, metric in row.metrics.items()
-            }
-            for row in rows
-        },
-    }
+def cell(samples: Samples, row: Row, name: str, system: str) -> str:
+    """A number, or the word that stands for it."""
+    is_first = name == next(iter(row.metrics))
+    said = samples.said.get(row.name, {}).get(system)
+    return said if said and is_first else number(samples.median(row.name, name, system))
 
 
-def commit() -> str:
-    """The commit that was measured, with a plus if files differ from it."""
-    here = Path(__file__).parent
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
-        cwd=here,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or "unknown"
+def table(run: Run) -> Table:
+    """Medians, the factor by which fabric is better than the best other, and its target."""
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("")
+    shown.add_column("", style="dim")
+    for system in PEERS:
+        shown.add_column(system, justify="right", style="bold" if system == "fabric" else "")
+    shown.add_column("x best", justify="right")
+    shown.add_column("target")
+    shown.add_column("bare", justify="right", style="dim")
+    for row in run.rows:
+        for name, metric in row.metrics.items():
+            bare = run.samples.median(row.name, name, BARE)
+            shown.add_row(
+                escape(title(row, name, run.samples.counts.get(row.name, {}))),
+                metric.unit,
+                *[
+                    cell(run.samples, row, name, system)
+                    if system in run.versions
+                    else "not installed"
+                    for system in PEERS
+                ],
+                _factor(run.samples.factor(row.name, metric, name)),
+                _target(run.samples, row, name, metric),
+                "" if bare is None else number(bare),
+            )
+    return shown
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers depend on beside the code."""
-    rows = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [row.partition(":")[2].strip() for row in rows if row.startswith("model name")]
-    return {
-        "cpus": len(os.sched_getaffinity(0)),
-        "model": models[0] if models else platform.machine(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "load_1min": os.getloadavg()[0],
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+def _factor(factor: float | None) -> str:
+    return "" if factor is None else f"[{'green' if factor >= 1 else 'red'}]{number(factor)}[/]"
+
+
+def _target(samples: Samples, row: Row, name: str, metric: Metric) -> str:
+    is_met = samples.is_met(row.name, metric, name)
+    colour = {True: "green", False: "red", None: "dim"}[is_met]
+    mark = {True: "✓ ", False: "✗ ", None: ""}[is_met]
+    return f"[{colour}]{mark}{metric.target_text()}[/]" if metric.targets else ""

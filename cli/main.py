@@ -7,6 +7,7 @@ is imported when it runs, so that ``fabric --help`` is quick.
 
 import json
 import os
+import platform
 import signal
 import sys
 from collections.abc import Callable
@@ -21,7 +22,24 @@ P = ParamSpec("P")
 as_json = click.option("--json", "is_json", is_flag=True, help="Print one JSON object.")
 
 
+def _print_version(context: click.Context, option: click.Parameter, is_asked: bool) -> None:
+    if not is_asked or context.resilient_parsing:
+        return
+    from fabric import __version__
+
+    click.echo(f"fabric {__version__} (Python {platform.python_version()})")
+    context.exit()
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and exit.",
+)
 def main() -> None:
     """A compute fabric on this machine: start it, look at it, end it.
 

@@ -1,7 +1,8 @@
 """A census of Python's standard library: some 1,500 source files measured, and their functions
 searched for near-duplicates, on every core of this machine.
 
-    python examples/census.py [--files N] [--workers N] [--one-process | --no-compare] [--json]
+    python examples/census.py [--files N] [--workers N | --inline] [--one-process | --no-compare]
+                             [--json]
 
 The work is a graph of six tasks. Each takes what others return; refs are passed from task to
 task, so the driver never sees a file, a shape or a sketch, only the final table:
@@ -107,8 +108,11 @@ def run_here(root: Path, batches: list[list[str]]) -> Run:
     return Run(census, time.perf_counter() - began)
 
 
-def run_on_fabric(root: Path, batches: list[list[str]], workers: int, quiet: bool) -> Run:
-    """On worker processes. Calls return refs at once; a task runs when what it takes is there."""
+def run_on_fabric(root: Path, batches: list[list[str]], chosen: argparse.Namespace) -> Run:
+    """On worker processes. Calls return refs at once; a task runs when what it takes is there.
+
+    With ``--inline`` there are none: each call runs where it is made, so a debugger can follow.
+    """
     calls: list[Any] = []
 
     def call(function: Any, *arguments: Any) -> Any:
@@ -117,10 +121,10 @@ def run_on_fabric(root: Path, batches: list[list[str]], workers: int, quiet: boo
         return result
 
     began = time.perf_counter()
-    with fabric.init(num_cpus=workers):
+    with fabric.init(num_cpus=chosen.workers, inline=chosen.inline):
         started = time.perf_counter()
         final = take_census(call, root, batches)
-        if not quiet:
+        if not chosen.json:
             for _ in fabric.progress(calls):
                 pass
         census = fabric.get(final)
@@ -156,6 +160,7 @@ def options() -> argparse.Namespace:
         "--files", type=int, metavar="N", help="only N files, spread over the library"
     )
     parser.add_argument("--workers", type=int, metavar="N", default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--inline", action="store_true", help="on the fabric's inline mode")
     parser.add_argument("--one-process", action="store_true", help="without the fabric")
     parser.add_argument("--no-compare", action="store_true", help="without the run in one process")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
@@ -168,9 +173,8 @@ def main() -> None:
     batches = in_batches(root, library_files(root, chosen.files))
     runs: dict[str, Run] = {}
     if not chosen.one_process:
-        runs[f"fabric, {chosen.workers} workers"] = run_on_fabric(
-            root, batches, chosen.workers, chosen.json
-        )
+        name = "fabric, inline" if chosen.inline else f"fabric, {chosen.workers} workers"
+        runs[name] = run_on_fabric(root, batches, chosen)
     if chosen.one_process or not chosen.no_compare:
         runs["one process"] = run_here(root, batches)
     first, *others = (run.census for run in runs.values())

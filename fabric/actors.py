@@ -16,7 +16,7 @@ from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar, over
 import msgspec
 
 from fabric.core.events import KillActor, MakeActor
-from fabric.exceptions import NameTakenError
+from fabric.exceptions import FabricError, NameTakenError
 from fabric.failures import load_failure
 from fabric.ids import ActorId, ObjectId, brief
 from fabric.options import (
@@ -32,6 +32,7 @@ from fabric.refs import ObjectRef
 from fabric.runtime import client as clients
 from fabric.runtime.arguments import pack
 from fabric.tasks import argument_check, is_found_by_name
+from fabric.tracebacks import beneath
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,13 +75,17 @@ class ActorMethod(Generic[P, R]):
         """Call it; with ``num_returns=n`` the result is a list of n refs, with 0 None."""
         if self._check_arguments is not None:
             self._check_arguments(*args, **kwargs)
-        client = self._token._client
-        if client.why_closed is not None:
-            client.check()
-        ref: ObjectRef[R] = client.submit_to_actor(
-            ActorId(self._token._id), self._name, args, kwargs, self._returns, self._retries
-        )
-        return ref
+        try:
+            client = self._token._client
+            if client.why_closed is not None:
+                client.check()
+            ref: ObjectRef[R] = client.submit_to_actor(
+                ActorId(self._token._id), self._name, args, kwargs, self._returns, self._retries
+            )
+            return ref
+        except FabricError as error:
+            error.__traceback__ = beneath(error.__traceback__)
+            raise
 
     def options(self, **options: Any) -> ActorMethod[P, R]:
         """The same method with other options: ``num_returns``, ``max_task_retries``, ``name``."""
@@ -219,7 +224,11 @@ class ActorClass(Generic[P, T]):
 
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Make an actor; the result is its handle, typed as the instance for its methods' sake."""
-        return self._spawn(args, kwargs)  # type: ignore[no-any-return]
+        try:
+            return self._spawn(args, kwargs)  # type: ignore[no-any-return]
+        except FabricError as error:
+            error.__traceback__ = beneath(error.__traceback__)
+            raise
 
     def options(self, **options: Any) -> ActorClass[P, T]:
         """The same actor class with other options."""
@@ -361,15 +370,18 @@ def method(*functions: Callable[..., Any], **options: Any) -> Any:
 def get_actor(name: str, namespace: str | None = None) -> Any:
     """The handle of the living actor of that name; `ValueError` if there is none.
 
-    The handle does not keep the actor alive: its maker's handles do, unless it is detached.
+    The handle counts like any other: the actor lives while there is one, unless it is detached.
     """
     client = clients.current_client()
     space = namespace or client.job.namespace
     answer = client.ask(lambda request: GetNamedActor(request, name, space))
     spec: ActorSpec | None = answer.spec
-    if spec is None:
+    token = None if spec is None else client.shared.revive(ObjectId(spec.actor_id))
+    if spec is not None and token is not None and not spec.is_detached:
+        client.shared.register([token._id], client.answer_s)
+    if spec is None or token is None or type(token._value) is Failure:  # its last handle is gone
         raise ValueError(f"no living actor has the name {name!r} in the namespace {space!r}")
-    return ActorHandle(client.shared.revive(ObjectId(spec.actor_id)), spec.class_name, 0, {})
+    return ActorHandle(token, spec.class_name, 0, {})
 
 
 def kill(handle: Any, *, no_restart: bool = True) -> None:

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from fabric.config import load_limits
 from fabric.context import ActorExit, running
-from fabric.exceptions import AlreadyRunningError, ClusterError
+from fabric.exceptions import AlreadyRunningError, ClusterError, FabricError
 from fabric.options import check_totals, resources_of
 from fabric.protocol.values import Failure, NodeView
 from fabric.refs import ObjectRef
 from fabric.runtime import client as clients
 from fabric.runtime import waits
+from fabric.tracebacks import beneath
 
 if TYPE_CHECKING:
     from fabric.runtime.start import PrivateFabric
@@ -78,14 +79,21 @@ def init(
     resources: Mapping[str, float] | None = None,
     object_store_memory: int | None = None,
     namespace: str | None = None,
+    log_to_driver: bool = True,
+    inline: bool = False,
 ) -> Context:
     """Begin a session: in the cluster named, else the one FABRIC_ADDRESS names, else a private
     fabric.
 
     ``"auto"`` is the cluster that `fabric up` started on this machine. ``num_cpus``, ``num_gpus``,
     ``resources`` and ``object_store_memory`` (bytes) describe this machine to a private fabric.
+    ``log_to_driver`` has what workers print appear here, with ``(name node/pid)`` before each line.
     Saying the same twice is fine; something else while a session goes on is an
     `AlreadyRunningError`.
+
+    With ``inline`` (or FABRIC_MODE=inline) there is no fabric, whatever the address: calls run in
+    this very process, each where it is made, one at a time, and `breakpoint` works. Values, copies
+    and errors are the same; what needs more is a `NeedsConcurrencyError`.
     """
     where = os.environ.get("FABRIC_ADDRESS", "") if address is None else address
     asked = {
@@ -95,11 +103,13 @@ def init(
         "resources": dict(resources) if resources is not None else None,
         "object_store_memory": object_store_memory,
         "namespace": namespace,
+        "log_to_driver": None if log_to_driver else False,
+        "inline": inline or bool(os.environ.get("FABRIC_MODE")) or None,
     }
     totals = check_totals(num_cpus, num_gpus, resources)
     with _session_lock:
         client = clients.client_or_none()
-        if clients.is_worker():
+        if _is_in_call():
             return Context(clients.current_client())
         if client is not None and client.why_closed is None:
             _refuse_change(asked, is_address_given=address is not None)
@@ -107,6 +117,11 @@ def init(
         _begun_with.clear()
         _begun_with.update(asked)
         return Context(_begin(where, asked, totals))
+
+
+def _is_in_call() -> bool:
+    """Whether the session is not this code's own: it runs in a worker, or inside an inline call."""
+    return clients.is_worker() or running.depth >= 0
 
 
 def _refuse_change(asked: Mapping[str, Any], is_address_given: bool) -> None:
@@ -121,6 +136,8 @@ def _refuse_change(asked: Mapping[str, Any], is_address_given: bool) -> None:
 
 def _begin(where: str, asked: Mapping[str, Any], totals: dict[str, float]) -> clients.Client:
     global _private
+    if asked["inline"]:
+        return _begin_inline(asked["namespace"], totals)
     from fabric.runtime import start
 
     limits = load_limits()
@@ -136,7 +153,9 @@ def _begin(where: str, asked: Mapping[str, Any], totals: dict[str, float]) -> cl
             "The resources of a cluster that runs cannot be chosen by `init`.",
             advice="Leave them out, or give them to `fabric up`.",
         )
-    client = start.new_driver(place, asked["namespace"], limits)
+    client = start.new_driver(
+        place, asked["namespace"], limits, wants_output=asked["log_to_driver"] is None
+    )
     try:
         start.connect(client, private)
     except BaseException:
@@ -149,12 +168,22 @@ def _begin(where: str, asked: Mapping[str, Any], totals: dict[str, float]) -> cl
     return client
 
 
+def _begin_inline(namespace: str | None, totals: dict[str, float]) -> clients.Client:
+    from fabric.runtime.inline import new_inline_client
+
+    num_cpus, num_gpus = totals.pop("CPU", None), totals.pop("GPU", None)
+    client = new_inline_client(namespace, num_cpus, num_gpus, totals, load_limits())
+    client.start()
+    clients.set_client(client)
+    return client
+
+
 def shutdown() -> None:
     """End the session: no process, socket, file or shared memory of it is left. Idempotent."""
     global _private
     with _session_lock:
         client = clients.client_or_none()
-        if client is None or clients.is_worker():
+        if client is None or _is_in_call():
             return
         is_fork = client.pid != os.getpid()
         clients.set_client(None)
@@ -188,6 +217,14 @@ def get(refs: Any, timeout: float | None = None) -> Any:
     Waits up to ``timeout`` seconds, then raises `GetTimeoutError`; 0 only looks. The first failure
     is raised at once, without waiting for the others.
     """
+    try:
+        return _get(refs, timeout)
+    except FabricError as error:
+        error.__traceback__ = beneath(error.__traceback__)
+        raise
+
+
+def _get(refs: Any, timeout: float | None) -> Any:
     if isinstance(refs, ObjectRef):
         return refs.get(timeout)
     gather = getattr(type(refs), "_gather", None)  # what `map` returns
@@ -221,7 +258,11 @@ def _checked(refs: Any, verb: str) -> list[Ref]:
 
 def put(value: T) -> ObjectRef[T]:
     """Keep a value, unchangeable from now on, and return a ref to it."""
-    ref: ObjectRef[T] = clients.current_client().put(value)
+    try:
+        ref: ObjectRef[T] = clients.current_client().put(value)
+    except FabricError as error:
+        error.__traceback__ = beneath(error.__traceback__)
+        raise
     return ref
 
 
@@ -247,7 +288,8 @@ def wait(
     if len(set(checked)) != len(checked):
         raise ValueError("wait takes each ref once, and one of these is there twice")
     if not 0 < num_returns <= len(checked):
-        raise ValueError(f"num_returns must be 1 to {len(checked)}, not {num_returns}")
+        most = "1" if len(checked) == 1 else f"between 1 and {len(checked)}"
+        raise ValueError(f"num_returns must be {most}, as many refs are given, not {num_returns}")
     ready = [ref for ref in checked if ref._value is not None]
     if len(ready) < num_returns:
         pending = {ref for ref in checked if ref._value is None}

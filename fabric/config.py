@@ -43,7 +43,7 @@ class Limits:
     lease_quantum_s: float = 0.1
     """A working lease is recalled for a waiting client after this long."""
     leases_wanted_max: int = 1024
-    """Workers of one shape that one client asks for at a time."""
+    """Workers of one shape that one client asks for beyond those that work for it already."""
     workers_max: int = 256
     """Worker processes of a node, those of actors included."""
     worker_idle_s: float = 60.0
@@ -57,6 +57,18 @@ class Limits:
     answer_delay_s: float = 0.001
     """Finished answers wait at most this long for company while tiny calls follow."""
 
+    output_lines_per_s_max: int = 1_000
+    """Lines of its workers that a driver prints in a second; what is more is counted."""
+    output_bytes_per_s_max: int = 1024 * 1024
+    """Bytes of them in a second."""
+    output_bytes_max: int = 1024 * 1024
+    """Bytes sent to a driver that it has not printed yet; what comes meanwhile is counted."""
+    log_bytes_max: int = 32 * 1024 * 1024
+    """A worker's log of this size is put aside, and replaces the one put aside before."""
+    logs_bytes_max: int = 256 * 1024 * 1024
+    """Logs of dead workers that a node keeps."""
+    logs_kept_max: int = 1_000
+    """Log files of dead workers that a node keeps."""
     cancel_grace_s: float = 5.0
     """A cancelled task that goes on is ended with its worker after this long."""
     cancel_forced_s: float = 0.1
@@ -65,6 +77,27 @@ class Limits:
 
     max_retries_default: int = 3
     """Attempts after the first when a worker dies under a task."""
+    worker_crashes_max: int = 30
+    """Workers that crash are replaced at once, up to so many that are not forgotten yet."""
+    worker_crash_forget_s: float = 0.1
+    """The node forgets a crash this often; so crash loops start no more workers than that."""
+    memory_used_max: float = 0.95
+    """Above this share of its memory the node ends a worker before the kernel ends the node."""
+    memory_growth_bytes: int = 4 * 1024**3
+    """Workers use at most so much more memory a second; the node looks again before it can be full.
+    """
+    memory_look_s: float = 0.02
+    """While calls run the node looks at its memory at most this often."""
+    memory_look_idle_s: float = 0.1
+    """Or so often when it is full and no worker's end would help."""
+    memory_look_max_s: float = 1.0
+    """And at least this often."""
+    oom_retries_max: int = 5
+    """Further attempts of a call whose worker was ended to save memory, where it has any."""
+    oom_retry_s: float = 0.25
+    """Such an attempt waits this long, twice as long each time."""
+    oom_retry_max_s: float = 10.0
+    """The longest it waits."""
     unschedulable_grace_s: float = 0.0
     """An impossible request waits this long for the cluster to grow."""
     store_full_grace_s: float = 3.0

@@ -10,12 +10,22 @@ from fabric.ids import ActorId, CallId
 class Running:
     """The call that this process runs, if it is a worker's."""
 
-    __slots__ = ("actor_id", "attempt", "call_id", "class_name", "depth", "restarts", "task")
+    __slots__ = (
+        "actor_id",
+        "attempt",
+        "call_id",
+        "class_name",
+        "depth",
+        "node",
+        "restarts",
+        "task",
+    )
 
     def __init__(self) -> None:
         self.call_id: CallId | None = None
         self.task = ""  # the task's or method's name
         self.attempt = 0
+        self.node = ""  # the node's address
         self.depth = -1  # -1 in a driver, 0 in a call that a driver made
         self.actor_id: ActorId | None = None
         self.class_name = ""

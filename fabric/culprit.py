@@ -9,6 +9,7 @@ tries are bounded; what it names is then a place on the way to the culprit.
 import functools
 import pickle
 import reprlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import CodeType, FunctionType, MethodType
 from typing import Any, NamedTuple
@@ -38,11 +39,20 @@ class Part(NamedTuple):
         return Part(path, f" {place} `{self.path}`{self.around}", thing)
 
     def __str__(self) -> str:
-        kind = type(self.thing)
-        name = kind.__qualname__
-        if kind.__module__ != "builtins":
-            name = f"{kind.__module__}.{name}"
-        return f"`{self.path}` ({name}){self.around}"
+        return f"`{self.path}` ({_public_name(type(self.thing))}){self.around}"
+
+
+def _public_name(kind: type) -> str:
+    """As people import it: ``threading.Lock``, and not ``_thread.lock``."""
+    module, name = kind.__module__, kind.__qualname__
+    if module == "builtins":
+        return name
+    if module == "_thread":
+        return f"threading.{name[0].upper()}{name[1:]}"
+    known = sys.modules.get(module.lstrip("_"))
+    if known is not None and hasattr(known, name):
+        module = known.__name__
+    return f"{module}.{name}"
 
 
 def describe(names: Sequence[tuple[str, object]], error: BaseException) -> str:

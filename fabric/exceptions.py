@@ -6,6 +6,7 @@
     ├── ConfigError (ValueError)        FAB-101   a setting does not make sense
     ├── SessionEndedError               FAB-102   a ref or handle of a session that is over
     ├── ForkedProcessError              FAB-103   used in a fork of a process that uses the fabric
+    ├── NeedsConcurrencyError           FAB-104   an inline session has one thread for everything
     ├── TaskError (+ the user's type)   FAB-200   the task or method raised
     ├── WorkerCrashedError              FAB-201   the worker's process ended under the call
     ├── OutOfMemoryError                FAB-202   the worker was ended to save the node's memory
@@ -46,7 +47,7 @@ class FabricError(Exception):
     """
 
     code = "FAB-100"
-    advice = "`fabric doctor` looks for what is wrong with this machine's fabric."
+    advice = "This was not foreseen: please report it, with the program that shows it."
 
     def __init__(self, text: str = "", *, advice: str | None = None) -> None:
         # not super(): in the class made for a TaskError the next one in line is the user's own,
@@ -92,6 +93,15 @@ class ForkedProcessError(FabricError):
     )
 
 
+class NeedsConcurrencyError(FabricError):
+    """An inline session cannot do this: it runs every call in this process, one at a time."""
+
+    code = "FAB-104"
+    advice = (
+        "Run it on a private fabric (without `inline=True` and FABRIC_MODE), or wait for it later."
+    )
+
+
 class TaskError(FabricError):
     """A task or an actor's method raised. Also an instance of the type that was raised.
 
@@ -110,20 +120,42 @@ class TaskError(FabricError):
 
 
 class WorkerCrashedError(FabricError):
-    """The worker's process ended while it ran the call, and no attempt is left."""
+    """The worker's process ended while it ran the call, and no attempt is left.
+
+    ``signal`` or ``exit_code`` say how, ``last_words`` are the last lines of its log.
+    """
 
     code = "FAB-201"
     advice = (
-        "If the crash is not the task's own doing, allow more attempts with"
-        " `.options(max_retries=…)`; `fabric logs` has what the worker printed."
+        "Run it without the fabric to see whether the crash is its own doing; if not, allow more"
+        " attempts with `.options(max_retries=…)`."
     )
+
+    task: str = ""
+    attempt: int = 0
+    signal: int | None = None
+    exit_code: int | None = None
+    pid: int = 0
+    node: str = ""
+    last_words: str = ""
 
 
 class OutOfMemoryError(FabricError):
-    """The worker was ended because its node ran out of memory."""
+    """The worker was ended because its node ran out of memory.
+
+    It used ``rss`` of ``limit`` bytes; ``task`` and ``attempt`` say what it ran.
+    """
 
     code = "FAB-202"
-    advice = "Ask for what the task needs (`memory=…`) or run fewer at once (`num_cpus=2`)."
+    advice = "Run fewer of these at once (`num_cpus=2`), or work on smaller pieces."
+
+    task: str = ""
+    attempt: int = 0
+    rss: int = 0
+    limit: int = 0
+    pid: int = 0
+    node: str = ""
+    last_words: str = ""
 
 
 class TaskCancelledError(FabricError):
@@ -137,7 +169,7 @@ class RuntimeEnvError(FabricError):
     """The environment that the job asked for could not be made on a node."""
 
     code = "FAB-204"
-    advice = "Check `runtime_env=`; a missing module travels with `runtime_env={'working_dir': …}`."
+    advice = "What the job imports must lie where its driver finds it: workers look there, too."
 
 
 class SerializationError(FabricError):
@@ -151,7 +183,7 @@ class ActorError(FabricError):
     """Something is wrong with the actor that a method was called on."""
 
     code = "FAB-300"
-    advice = "`fabric ls actors` shows what became of it."
+    advice = "`fabric status` shows the actors of a cluster, and what became of them."
 
 
 class ActorDiedError(ActorError):
@@ -202,7 +234,7 @@ class ObjectCorruptError(ObjectLostError):
     """The object's bytes do not have the checksum they were written with."""
 
     code = "FAB-402"
-    advice = "Check the disk that values are spilled to; `fabric doctor` names it."
+    advice = "Make the object again by calling what made it; if it happens again, check the memory."
 
 
 class ObjectUnreachableError(ObjectLostError):
@@ -213,10 +245,19 @@ class ObjectUnreachableError(ObjectLostError):
 
 
 class ObjectStoreFullError(FabricError):
-    """There was no room for the object in shared memory, and none came back in time."""
+    """There was no room for the object in shared memory, and none came back in time.
+
+    ``need`` and ``free`` are in bytes.
+    """
 
     code = "FAB-404"
-    advice = "Drop refs and arrays read from them, or start with `init(object_store_memory=…)`."
+    advice = (
+        "Drop refs and the arrays read from them, or begin with a larger store:"
+        " `fabric.init(object_store_memory=…)`."
+    )
+
+    need: int = 0
+    free: int = 0
 
 
 class GetTimeoutError(FabricError, TimeoutError):
@@ -233,7 +274,8 @@ class UnschedulableError(FabricError):
 
     code = "FAB-501"
     advice = (
-        "Ask for less, or give the fabric more: `init(num_cpus=…, resources=…)`, or another node."
+        "Ask for less, or give the fabric more: `fabric.init(num_cpus=…, resources=…)`, or for a"
+        " cluster `fabric up --num-cpus … --resources …`."
     )
 
 
@@ -248,7 +290,10 @@ class ClusterError(FabricError):
     """Something is wrong with the cluster as a whole, or with the way to it."""
 
     code = "FAB-600"
-    advice = "`fabric doctor` looks for what is wrong with this machine's fabric."
+    advice = (
+        "`fabric.shutdown()` and `fabric.init()` begin anew; `fabric status` shows whether the"
+        " cluster of this machine answers."
+    )
 
 
 class ClusterNotFoundError(ClusterError):
@@ -262,7 +307,7 @@ class WrongTokenError(ClusterError):
     """The cluster does not accept this token."""
 
     code = "FAB-602"
-    advice = "`fabric token` on the head node prints the one it accepts."
+    advice = "Use the token of that very cluster."
 
 
 class VersionMismatchError(ClusterError):
@@ -283,7 +328,10 @@ class NameClashError(ClusterError):
     """Another distribution that is installed here owns ``import fabric``."""
 
     code = "FAB-605"
-    advice = "`fabric doctor` names the distributions and how to part them."
+    advice = (
+        "Install `fabric-compute` into an environment without `fabric`, which is an SSH library of"
+        " another name."
+    )
 
 
 class ControlStoreFullError(ClusterError):
@@ -291,7 +339,8 @@ class ControlStoreFullError(ClusterError):
 
     code = "FAB-606"
     advice = (
-        "Free space under the state directory, or start with another (`fabric up --state-dir`)."
+        "End actors that are not needed, or free space under the state directory; `fabric up"
+        " --state-dir …` takes another."
     )
 
 
@@ -311,6 +360,7 @@ FAILURES: dict[str, type[FabricError]] = {
     "object_corrupt": ObjectCorruptError,
     "object_unreachable": ObjectUnreachableError,
     "store_full": ObjectStoreFullError,
+    "store_too_small": ObjectStoreFullError,
     "unschedulable": UnschedulableError,
     "waits_limit": WaitsLimitExceeded,
     "control_store_full": ControlStoreFullError,
@@ -318,3 +368,11 @@ FAILURES: dict[str, type[FabricError]] = {
     "session_ended": SessionEndedError,
 }
 """The kind of a failure as machines say it -> the error that users see."""
+
+ADVICES: dict[str, str] = {
+    "store_too_small": (
+        "Begin with a larger store, `fabric.init(object_store_memory=…)` or `fabric up"
+        " --object-store-memory …`, or put the value in parts."
+    ),
+}
+"""Kinds whose next thing to do is not that of their error -> what it is instead."""

@@ -11,18 +11,23 @@ import contextlib
 import functools
 import io
 import pickle
+import reprlib
 from types import FunctionType, MemberDescriptorType, TracebackType
 from typing import Any, cast
 
 import msgspec
 
-from fabric.exceptions import FAILURES, FabricError, TaskError
-from fabric.protocol.values import Failure
+from fabric.exceptions import ADVICES, FAILURES, FabricError, TaskError
+from fabric.protocol.values import Crash, Failure
 from fabric.tracebacks import (
+    LINES_MAX,
     Frames,
+    Plan,
     brief_error,
     cut,
     frames_of,
+    notes_of,
+    plan_frames,
     text_of,
     traceback_of,
     traceback_text,
@@ -33,8 +38,12 @@ EXCEPTION_BYTES_MAX = 1024 * 1024
 """A larger pickle of an exception loses its largest attributes: it travels inside a message."""
 
 ATTRIBUTE_BYTES_MAX = 64 * 1024
-TEXT_CHARS_MAX = 16 * 1024
-REPR_CHARS_MAX = 200
+TEXT_CHARS_MAX = 2_000
+"""A text that has to be cut is cut to this: the rest is lost, and a page says what it was about."""
+
+NOTES_MAX = 20
+SHORT = reprlib.Repr()
+SHORT.maxother = SHORT.maxstring = SHORT.maxlong = 200
 EXCEPTIONS_MAX = 32
 """Exceptions of one chain or group that travel with their own chain."""
 
@@ -45,8 +54,24 @@ DUAL_TYPES_MAX = 256
 HEAP_TYPE = 1 << 9
 """The flag of classes that were made by a class statement."""
 
+DETAILED = ("worker_crashed", "out_of_memory", "store_full", "store_too_small")
+"""Kinds whose failures carry figures instead of a pickled exception."""
+
 NOT_RAISED = (StopIteration, StopAsyncIteration)
 """Types that would mean something else to the code around `get`."""
+
+MADE_OF = "_fabric_made_of"
+"""On a class that is also a `TaskError`: the user's class."""
+
+CAUSE = "_fabric_cause"
+"""On its instances: the user's exception, also where the user calls something else ``cause``."""
+
+HOPS = "_fabric_hops"
+"""On them, too: how many tasks have passed the error on."""
+
+PASSED_ON = "passed on by"
+NODE_CHARS = 10
+"""Of a node's address, ``n:1f3a9c00``: what people need to find it."""
 
 
 class Raised(msgspec.Struct, array_like=True):
@@ -67,21 +92,20 @@ Chain = tuple[BaseException | None, BaseException | None, bool]
 State = tuple[tuple[Any, ...], dict[str, Any], dict[str, Any], Chain, Frames]
 """Arguments, attributes, members of C and slots, chain, frames."""
 
-MADE_OF = "_fabric_made_of"
-"""On a class that is also a `TaskError`: the user's class."""
-
-CAUSE = "_fabric_cause"
-"""On its instances: the user's exception, also where the user calls something else ``cause``."""
-
 
 # -- in the worker
 
 
-def dump_failure(error: BaseException, *, task: str = "", node: str = "", pid: int = 0) -> Failure:
-    """What a task raised, ready to travel; this never raises because of the exception."""
+def dump_failure(
+    error: BaseException, *, task: str = "", node: str = "", pid: int = 0, lines_beside: int = 0
+) -> Failure:
+    """What a task raised, ready to travel; this never raises because of the exception.
+
+    ``lines_beside`` is how many lines will be printed around it, if it is to be a cause.
+    """
     try:
         text = traceback_text(error)
-    except Exception as failed:  # user code runs in there: properties, odd notes, lazy modules
+    except BaseException as failed:  # user code runs in there: properties, odd notes, lazy modules
         text = f"(no traceback: {type(failed).__name__})"
     raised = Raised(
         type_name(type(error)),
@@ -90,7 +114,7 @@ def dump_failure(error: BaseException, *, task: str = "", node: str = "", pid: i
         task,
         node,
         pid,
-        _pickled(error),
+        _pickled(error, lines_beside),
     )
     return Failure("task", brief_error(error), msgspec.msgpack.encode(raised))
 
@@ -98,18 +122,19 @@ def dump_failure(error: BaseException, *, task: str = "", node: str = "", pid: i
 def failure_of(error: FabricError) -> Failure:
     """An error of the fabric's own as it travels: its kind and its sentence."""
     for kind, known in FAILURES.items():
-        if type(error) is known:
+        if type(error) is known and error.advice == ADVICES.get(kind, known.advice):
             return Failure(kind, error.text)
     return Failure("error", error.text or type(error).__name__)
 
 
-def _pickled(error: BaseException) -> bytes:
+def _pickled(error: BaseException, lines_beside: int) -> bytes:
     """The exception as bytes that come back as the same type; empty if there are none."""
     for is_careful, exceptions_max in TRIES:
-        # what fails is tried with less of it; the texts travel in any case
-        with contextlib.suppress(Exception):
+        # what fails, in whatever way, is tried with less of it; the texts travel in any case
+        with contextlib.suppress(BaseException):
+            plan = plan_frames(error, exceptions_max, lines_beside)
             file = LimitedFile(EXCEPTION_BYTES_MAX)
-            exception_pickler()(file, is_careful, exceptions_max).dump(error)
+            exception_pickler()(file, plan, is_careful, exceptions_max).dump(error)
             pickled = file.getvalue()
             if type(pickle.loads(pickled)) is type(error):
                 return pickled
@@ -139,8 +164,11 @@ def exception_pickler() -> Any:
     import cloudpickle
 
     class ExceptionPickler(cloudpickle.Pickler):  # type: ignore[misc]
-        def __init__(self, file: LimitedFile, is_careful: bool, exceptions_max: int) -> None:
+        def __init__(
+            self, file: LimitedFile, plan: Plan, is_careful: bool, exceptions_max: int
+        ) -> None:
             super().__init__(file, pickle.HIGHEST_PROTOCOL)
+            self._plan = plan
             self._is_careful = is_careful
             self._left = exceptions_max
 
@@ -148,7 +176,8 @@ def exception_pickler() -> Any:
             kind = type(thing)
             if issubclass(kind, BaseException):
                 self._left -= 1
-                return _reduce_exception(thing, self._is_careful, self._left >= 0)
+                frames_max = self._plan.get(id(thing), 1)
+                return _reduce_exception(thing, self._is_careful, self._left >= 0, frames_max)
             if kind is TracebackType:
                 return traceback_of, ([],)
             if issubclass(kind, type) and MADE_OF in vars(thing):
@@ -158,9 +187,11 @@ def exception_pickler() -> Any:
     return ExceptionPickler
 
 
-def _reduce_exception(error: BaseException, is_careful: bool, is_whole: bool) -> Any:
+def _reduce_exception(
+    error: BaseException, is_careful: bool, is_whole: bool, frames_max: int
+) -> Any:
     """As `__reduce__`: the bare object first, so that chains may lead back to it."""
-    state = _state_of(error, is_careful, is_whole)
+    state = _state_of(error, is_careful, is_whole, frames_max)
     made_of = getattr(type(error), MADE_OF, None)
     if made_of is not None:
         cause = vars(error).get(CAUSE)
@@ -179,20 +210,25 @@ def _has_own_reduce(kind: type) -> bool:
     return any(isinstance(getattr(kind, name, None), FunctionType) for name in names)
 
 
-def _state_of(error: BaseException, is_careful: bool, is_whole: bool) -> State:
+def _state_of(
+    error: BaseException, is_careful: bool, is_whole: bool, frames_max: int = LINES_MAX
+) -> State:
     args = error.args if isinstance(error.args, tuple) else ()
     attributes, members = dict(vars(error)), _members(error)
-    cause = attributes.pop(CAUSE, None)
-    if cause is not None and attributes.get("cause") is cause:
-        del attributes["cause"]  # it is what the error is made from, and travels as that
+    if hasattr(type(error), MADE_OF):
+        cause = attributes.pop(CAUSE, None)
+        if cause is not None and attributes.get("cause") is cause:
+            del attributes["cause"]  # it is what the error is made from, and travels as that
     if is_careful:
         args = tuple(each if _can_travel(each) else _cut_repr(each) for each in args)
+        if "__notes__" in attributes:
+            attributes["__notes__"] = notes_of(error)[:NOTES_MAX]
         attributes = {name: each for name, each in attributes.items() if _can_travel(each)}
         members = {name: each for name, each in members.items() if _can_travel(each)}
     chain: Chain = (None, None, True)
     if is_whole:
         chain = (error.__cause__, error.__context__, error.__suppress_context__)
-    return args, attributes, members, chain, frames_of(error)
+    return args, attributes, members, chain, frames_of(error, frames_max)
 
 
 def _members(error: BaseException) -> dict[str, Any]:
@@ -213,9 +249,9 @@ def _members(error: BaseException) -> dict[str, Any]:
 def _can_travel(value: Any) -> bool:
     try:
         file = LimitedFile(ATTRIBUTE_BYTES_MAX)
-        exception_pickler()(file, True, EXCEPTIONS_MAX).dump(value)
+        exception_pickler()(file, {}, True, EXCEPTIONS_MAX).dump(value)
         pickle.loads(file.getvalue())
-    except Exception:
+    except BaseException:
         return False
     return True
 
@@ -224,8 +260,8 @@ def _cut_repr(value: Any) -> str:
     if isinstance(value, str):
         return cut(value, TEXT_CHARS_MAX)
     try:
-        return cut(repr(value), REPR_CHARS_MAX)
-    except Exception:
+        return SHORT.repr(value)  # of a list of a million it looks at the first six
+    except BaseException:
         return f"<{type_name(type(value))}>"
 
 
@@ -234,13 +270,31 @@ def _cut_repr(value: Any) -> str:
 
 def load_failure(failure: Failure) -> BaseException:
     """The error to raise for a failure, made anew each time: raising adds to its traceback."""
+    if failure.kind in DETAILED:
+        return _detailed(failure)
     raised = _raised(failure.pickled)
     if failure.kind != "task":
-        error = FAILURES.get(failure.kind, FabricError)(failure.text)
+        kind = FAILURES.get(failure.kind, FabricError)
+        error = kind(failure.text, advice=ADVICES.get(failure.kind))
         if raised is not None:
             error.__cause__ = _load_raised(raised)
         return error
     return TaskError(failure.text) if raised is None else _load_raised(raised)
+
+
+def _detailed(failure: Failure) -> BaseException:
+    """An error of the fabric's own with the figures it was told by."""
+    error = FAILURES[failure.kind](failure.text, advice=ADVICES.get(failure.kind))
+    if failure.kind in ("store_full", "store_too_small"):
+        details = msgspec.msgpack.decode(failure.pickled) if failure.pickled else {}
+    elif failure.pickled:
+        details = msgspec.structs.asdict(msgspec.msgpack.decode(failure.pickled, type=Crash))
+    else:
+        details = {}
+    for name in type(error).__annotations__:
+        if name in details:
+            setattr(error, name, details[name])
+    return error
 
 
 def _raised(pickled: bytes) -> Raised | None:
@@ -258,6 +312,7 @@ def _load_raised(raised: Raised) -> BaseException:
     if isinstance(cause, TaskError):  # of a task that the task waited for: it goes on as it is
         error = cause
         error.remote_traceback = raised.traceback
+        return _passed_on(error, raised)
     elif isinstance(cause, BaseException):
         error = task_error(cause, raised.task, raised.node, raised.pid, raised.traceback)
     else:
@@ -267,17 +322,32 @@ def _load_raised(raised: Raised) -> BaseException:
         error.add_note(f"\n{raised.traceback}")
     where = _where(raised)
     if where:
-        with contextlib.suppress(TypeError):  # the user's own ``__notes__`` are not a list
-            error.add_note(where)
+        _note(error, f"raised by {where} [{TaskError.code}]")
     return error
 
 
+def _passed_on(error: TaskError, raised: Raised) -> TaskError:
+    """It went through another task: of a tower of a hundred the last one is named."""
+    hops = vars(error).get(HOPS, 0) + 1
+    vars(error)[HOPS] = hops
+    notes = getattr(error, "__notes__", None)
+    if hops > 1 and isinstance(notes, list) and notes and str(notes[-1]).startswith(PASSED_ON):
+        notes.pop()
+    through = f"{hops} tasks, at last " if hops > 1 else ""
+    _note(error, f"{PASSED_ON} {through}{_where(raised) or 'a task'}")
+    return error
+
+
+def _note(error: BaseException, note: str) -> None:
+    with contextlib.suppress(TypeError):  # the user's own ``__notes__`` are not a list
+        error.add_note(note)
+
+
 def _where(raised: Raised) -> str:
-    parts = [f"task `{raised.task}`" if raised.task else ""]
+    parts = [f"`{raised.task}`" if raised.task else ""]
     parts.append(f"in process {raised.pid}" if raised.pid else "")
-    parts.append(f"on node {raised.node}" if raised.node else "")
-    text = " ".join(part for part in parts if part)
-    return f"raised by {text} [{TaskError.code}]" if text else ""
+    parts.append(f"on node {raised.node[:NODE_CHARS]}" if raised.node else "")
+    return " ".join(part for part in parts if part)
 
 
 def task_error(

@@ -13,13 +13,16 @@ their own can do, and only those can be timed each; such a map is not chunked.
 
 from __future__ import annotations
 
+import itertools
+import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import msgspec
 
+from fabric.context import running
 from fabric.exceptions import SerializationError
 from fabric.failures import dump_failure, load_failure
 from fabric.protocol.values import Failure
@@ -36,7 +39,7 @@ Ref = ObjectRef[Any]
 CHUNK_S = 0.03
 """Chunks grow until one takes about this long."""
 
-CHUNK_ITEMS_MAX = 10_000
+CHUNK_ITEMS_MAX = 16_000
 GROWTH_MAX = 16
 """A chunk is at most this many times as large as the one before: one measurement proves little."""
 
@@ -58,29 +61,55 @@ class ChunkRunner:
         self._name = name
         self._is_star = is_star
 
-    def __call__(self, items: Sequence[Any]) -> tuple[float, list[Any]]:
-        """Seconds for all of them, and a value or `Failed` for each."""
-        function, is_star = self._function, self._is_star
+    def __call__(self, items: Sequence[Any]) -> tuple[float, int, list[Any]]:
+        """Seconds for all of them, how many failed, and a value or `Failed` for each."""
         results: list[Any] = []
+        failed = 0
         began = time.perf_counter()
-        for item in items:
+        calls = (itertools.starmap if self._is_star else map)(self._function, items)
+        while len(results) < len(items):
+            error: BaseException
             try:
-                results.append(function(*item) if is_star else function(item))
-            except Exception as error:
-                results.append(Failed(dump_failure(error, task=self._name)))
-        return time.perf_counter() - began, results
+                results.extend(calls)  # keeps what came before one that raises
+                if len(results) == len(items):
+                    break
+                error = StopIteration()  # raised by the function: it looked like the end
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as raised:
+                error = raised
+            results.append(self._failed(error))
+            failed += 1
+        return time.perf_counter() - began, failed, results
+
+    def _fabric_mend_(self, returned: tuple[float, int, list[Any]]) -> tuple[float, int, list[Any]]:
+        """The worker could not pickle all of this: fail what it is due to, and keep the others."""
+        seconds, _, results = returned
+        mended = [self._mended(each) for each in results]
+        return seconds, sum(type(each) is Failed for each in mended), mended
+
+    def _mended(self, result: Any) -> Any:
+        try:
+            dump(result, "result")
+        except SerializationError as error:
+            return self._failed(error)
+        return result
+
+    def _failed(self, error: BaseException) -> Failed:
+        return Failed(dump_failure(error, task=self._name, node=running.node, pid=os.getpid()))
 
 
 class Chunk:
     """A run of items: submitted as one call, and later their results."""
 
-    __slots__ = ("ref", "results", "start", "stop")
+    __slots__ = ("failed", "ref", "results", "start", "stop")
 
     def __init__(self, start: int, stop: int, ref: Ref) -> None:
         self.start = start
         self.stop = stop
         self.ref = ref
         self.results: list[Any] | None = None
+        self.failed = 0  # of the results
 
 
 def map_calls(task: Task[Any, Any], iterables: tuple[Any, ...], chunk: int | None) -> Any:
@@ -92,12 +121,26 @@ def map_calls(task: Task[Any, Any], iterables: tuple[Any, ...], chunk: int | Non
     if task._returns != 1:
         raise TypeError("map is for tasks with one result each")
     is_star = len(iterables) > 1
-    items: list[Any] = list(zip(*iterables, strict=False)) if is_star else list(iterables[0])
+    items: Any  # a sequence
+    if is_star:
+        items = list(zip(*iterables, strict=False))
+    else:  # a range travels as what it is
+        items = iterables[0] if type(iterables[0]) is range else list(iterables[0])
     if items:
         task._check_arguments(*(items[0] if is_star else items[:1]))
-    if task._timeout_s is not None or any(map(_has_ref, items)):
+    if task._timeout_s is not None or _have_refs(items):
         return [task.remote(*item) if is_star else task.remote(item) for item in items]
     return MappedCalls(task, items, is_star, chunk)
+
+
+def _have_refs(items: Sequence[Any]) -> bool:
+    """Whether an item is a ref or a tuple with one. Looks at types first, all of them in C."""
+    if type(items) is range:
+        return False
+    kinds = set(map(type, items))
+    if not any(kind is tuple or issubclass(kind, ObjectRef) for kind in kinds):
+        return False
+    return any(map(_has_ref, items))
 
 
 def _has_ref(item: Any) -> bool:
@@ -110,7 +153,7 @@ class MappedCalls(Sequence[Ref]):
     """The refs of `map`, made on access. `fabric.get` of the whole makes none."""
 
     def __init__(
-        self, task: Task[Any, Any], items: list[Any], is_star: bool, chunk: int | None
+        self, task: Task[Any, Any], items: Sequence[Any], is_star: bool, chunk: int | None
     ) -> None:
         self._client = clients.current_client()
         self._items = items
@@ -144,10 +187,11 @@ class MappedCalls(Sequence[Ref]):
             stop = min(start + self._size, len(self._items))
             if start == stop:
                 return
-            items = self._items[start:stop]
-            ref = self._client.submit(
-                self._function, self._shape, (items,), {}, 1, self._retries, None
-            )
+            try:
+                ref = self._submit(start, stop)
+            except SerializationError:  # one of them cannot travel: the first goes alone
+                stop = start + 1
+                ref = self._submit_one(start)
             chunk = Chunk(start, stop, ref)
             self._chunks.append(chunk)
             self._submitted = stop
@@ -159,16 +203,34 @@ class MappedCalls(Sequence[Ref]):
             if self._client.waits.add_waiter(ref, back):
                 back(ref)
 
+    def _submit(self, start: int, stop: int) -> Ref:
+        items = self._items[start:stop]
+        ref: Ref = self._client.submit(
+            self._function, self._shape, (items,), {}, 1, self._retries, None
+        )
+        return ref
+
+    def _submit_one(self, place: int) -> Ref:
+        """A ref in any case, of a failure if the item cannot be pickled."""
+        try:
+            return self._submit(place, place + 1)
+        except SerializationError as error:
+            text = error.text.replace("`args[0][0]", f"`items[{place}]", 1)
+            ref = self._client.promise()
+            self._client.keep_promise(ref, Failure("serialization", text))
+            return ref
+
     def _on_back(self, chunk: Chunk) -> None:
         """A chunk is back: keep its promises, learn how long items take, send more."""
         with self._lock:
             if chunk.results is not None:  # the one who waits for all was faster
                 return
             try:
-                seconds, chunk.results = chunk.ref._load()
+                seconds, chunk.failed, chunk.results = chunk.ref._load()
             except BaseException:
                 # the call as a whole failed (its worker died, say): so did each of its items
                 seconds, chunk.results = CHUNK_S, self._all_failed(chunk)
+                chunk.failed = len(chunk.results)
             self._waiting -= 1
             if self._fixed_size is None:
                 self._adapt(seconds / max(1, chunk.stop - chunk.start))
@@ -249,7 +311,10 @@ class MappedCalls(Sequence[Ref]):
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 waits.wait_for_one(self._client, chunk.ref, left)
             self._on_back(chunk)
-            values.extend(_values(chunk.results or ()))
+            results = chunk.results or []
+            if chunk.failed:
+                raise load_failure(next(one for one in results if type(one) is Failed).failure)
+            values += results
             place += 1
         return values
 
@@ -261,15 +326,6 @@ class MappedCalls(Sequence[Ref]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} mapped calls>"
-
-
-def _values(results: Iterable[Any]) -> list[Any]:
-    """The values of a chunk; raises if one is a failure."""
-    listed = list(results)
-    for each in listed:
-        if type(each) is Failed:
-            raise load_failure(each.failure)
-    return listed
 
 
 def _as_sent(result: Any) -> Dumped | Failure:

@@ -17,8 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from fabric.exceptions import FabricError
 from fabric.ids import ObjectId, brief
 from fabric.protocol.values import Value
+from fabric.tracebacks import beneath
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -68,11 +70,15 @@ class ObjectRef(Generic[T_co]):
 
     def get(self, timeout: float | None = None) -> T_co:
         """The value; waits for it up to ``timeout`` seconds. Raises what the task raised."""
-        if self._value is None:
-            from fabric.runtime import waits
+        try:
+            if self._value is None:
+                from fabric.runtime import waits
 
-            waits.wait_for_one(self._client, self, timeout)
-        return self._load()
+                waits.wait_for_one(self._client, self, timeout)
+            return self._load()
+        except FabricError as error:
+            error.__traceback__ = beneath(error.__traceback__)
+            raise
 
     def future(self) -> Future[T_co]:
         """A `concurrent.futures.Future` of the value; callbacks run on a thread of their own."""
@@ -85,13 +91,23 @@ class ObjectRef(Generic[T_co]):
             from fabric.runtime import waits
 
             yield from waits.wait_in_loop(self._client, self).__await__()
-        return self._load()
+        try:
+            return self._load()
+        except FabricError as error:
+            error.__traceback__ = beneath(error.__traceback__)
+            raise
 
     def _load(self) -> T_co:
         """The value of a ref that has one: read anew each time, so that nobody shares it by
         accident.
         """
-        value: T_co = self._client.load(self)
+        try:
+            value: T_co = self._client.load(self)
+        except FabricError:
+            raise
+        except Exception as error:  # code of the value's own type
+            error.add_note(f"raised while the value of {self!r} was unpickled in this process")
+            raise
         return value
 
     def _fabric_reduce_(self, note: Callable[[ObjectId], object]) -> tuple[Any, ...]:

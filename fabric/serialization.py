@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from fabric.exceptions import FabricError, SerializationError
 from fabric.ids import FunctionId, ObjectId
 from fabric.images import Dumped, parts
+from fabric.tracebacks import PACKAGE
 
 if TYPE_CHECKING:
     import pyarrow
@@ -73,8 +74,11 @@ class ByValue(Exception):
 # -- values
 
 
-def dump(value: object) -> Dumped:
-    """Pickle a value. Raises `SerializationError` with the path to what cannot be pickled."""
+def dump(value: object, what: str = "value") -> Dumped:
+    """Pickle a value.
+
+    Raises `SerializationError` with the path to what cannot be pickled, from ``what`` on.
+    """
     kind = type(value)
     if kind in SCALARS:
         pickled = pickle.dumps(value, PROTOCOL)
@@ -82,7 +86,7 @@ def dump(value: object) -> Dumped:
     if kind is tuple and _is_plain(cast("tuple[object, ...]", value)):
         pickled = pickle.dumps(value, PROTOCOL)
         return Dumped(pickled, (), (), len(pickled))
-    return _dump_any(_raw_if_large(value), lambda: [("value", value)])
+    return _dump_any(_raw_if_large(value), lambda: [(what, value)])
 
 
 def load(pickled: bytes | memoryview, buffers: Iterable[memoryview] = ()) -> Any:
@@ -187,7 +191,7 @@ def dump_function(function: Callable[..., object]) -> bytes:
         pickled: bytes = cloudpickle.dumps(function, PROTOCOL)
     except Exception as error:
         name = getattr(function, "__qualname__", None) or repr(function)
-        raise _unpicklable([(name, function)], error) from error
+        raise _unpicklable([(name, function)], error) from _cause(error)
     if len(pickled) > FUNCTION_BYTES_MAX:
         name = getattr(function, "__qualname__", repr(function))
         raise SerializationError(
@@ -272,7 +276,7 @@ def _dump_any(value: object, names: Callable[[], Names]) -> Dumped:
     except FabricError:  # of a ref inside that is of another session, say
         raise
     except Exception as error:
-        raise _unpicklable(names(), error) from error
+        raise _unpicklable(names(), error) from _cause(error)
 
 
 def _dump_with(make: MakePickler, value: object) -> Dumped:
@@ -289,8 +293,21 @@ def _dump_with(make: MakePickler, value: object) -> Dumped:
 
 def _has_by_value_modules() -> bool:
     """Whether the user told cloudpickle of modules that workers cannot import."""
-    cloudpickle = sys.modules.get("cloudpickle")
-    return cloudpickle is not None and bool(cloudpickle.list_registry_pickle_by_value())
+    if "cloudpickle" not in sys.modules:
+        return False
+    import cloudpickle  # waits if another thread is just importing it
+
+    return bool(cloudpickle.list_registry_pickle_by_value())
+
+
+def _cause(error: Exception) -> Exception | None:
+    """The error, if code of the user's raised it; what the pickler itself says is said already."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    file = at.tb_frame.f_code.co_filename if at is not None else ""
+    is_picklers = file.startswith(PACKAGE) or "cloudpickle" in file
+    return None if is_picklers else error
 
 
 def _unpicklable(names: Names, error: Exception) -> SerializationError:

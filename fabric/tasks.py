@@ -11,13 +11,15 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
+from fabric.exceptions import FabricError
 from fabric.ids import FunctionId
 from fabric.options import TASK_OPTIONS, check_options, shape_of, with_defaults
 from fabric.refs import ObjectRef
 from fabric.runtime import client as clients
+from fabric.tracebacks import beneath
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -61,13 +63,17 @@ class Task(Generic[P, R]):
     def remote(self, *args: Any, **kwargs: Any) -> ObjectRef[R]:  # type: ignore[misc]
         """Call it elsewhere. With ``num_returns=n`` the result is a list of n refs, with 0 None."""
         self._check_arguments(*args, **kwargs)
-        client = clients._current
-        if client is None or client is not self._client or client.why_closed is not None:
-            client = self._define()
-        ref: ObjectRef[R] = client.submit(
-            self._id, self._shape, args, kwargs, self._returns, self._retries, self._timeout_s
-        )
-        return ref
+        try:
+            client = clients._current
+            if client is None or client is not self._client or client.why_closed is not None:
+                client = self._define()
+            ref: ObjectRef[R] = client.submit(
+                self._id, self._shape, args, kwargs, self._returns, self._retries, self._timeout_s
+            )
+            return ref
+        except FabricError as error:
+            error.__traceback__ = beneath(error.__traceback__)
+            raise
 
     def options(self, **options: Any) -> Task[P, R]:
         """The same task with other options: ``square.options(num_cpus=2).remote(3)``."""
@@ -119,8 +125,11 @@ def is_found_by_name(thing: Any) -> bool:
         found = getattr(found, part, None)
     if found is not thing:
         return False
-    cloudpickle = sys.modules.get("cloudpickle")
-    by_value = cloudpickle.list_registry_pickle_by_value() if cloudpickle is not None else ()
+    by_value: Collection[str] = ()
+    if "cloudpickle" in sys.modules:
+        import cloudpickle  # waits if another thread is just importing it
+
+        by_value = cloudpickle.list_registry_pickle_by_value()
     parts = module.split(".")
     return not any(".".join(parts[: n + 1]) in by_value for n in range(len(parts)))
 

@@ -1,6 +1,7 @@
 """The command ``fabric`` and programs beside it, as processes of their own."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +50,17 @@ def run_program(text: str, *arguments: str) -> str:
         printed, _ = program.communicate(timeout=PATIENCE_S)
     assert program.returncode == 0
     return printed
+
+
+def run_failing_program(script: str, *arguments: str) -> str:
+    """Run a script that ends with an uncaught exception; what that printed."""
+    ran = subprocess.run(
+        [sys.executable, script, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert ran.returncode == 1, (ran.stdout, ran.stderr)
+    return ran.stderr

@@ -54,6 +54,9 @@ OTHER = address("c", b"driver-2")
 NODE = address("n", b"node-one")
 CONTROL = address("s", b"control-")
 W1, W2, W3, W4 = (address("w", f"worker-{one}".encode()) for one in (1, 2, 3, 4))
+LOOK_AT = 1e9
+"""When a node of tests looks at its memory."""
+
 INNER = address("c", b"worker-1")
 """The client inside `W1`."""
 
@@ -227,10 +230,12 @@ def introduced(client: ClientMachine, *workers: Address) -> None:
         client.introduced[worker] = {FunctionId(b""): None, F: None, G: None}
 
 
-def leased(client: ClientMachine, *workers: Address, shape: Shape = CPU) -> None:
+def leased(
+    client: ClientMachine, *workers: Address, shape: Shape = CPU, may_retry: bool = True
+) -> None:
     """It has these workers under leases 1, 2, …, idle, and `F` is measured at a millisecond."""
     introduced(client, *workers)
-    queue = client.tasks.leases.queue_for(shape)
+    queue = client.tasks.leases.queue_for(shape, may_retry)
     client.calls.measured(F, 0.001)
     for number, worker in enumerate(workers, 1):
         queue.asked = number
@@ -245,7 +250,10 @@ def new_worker(place: Address = W1, **limits: Any) -> WorkerMachine:
 
 
 def new_node(*, cpus: int = 2, workers: int = 0, **limits: Any) -> NodeMachine:
-    """A node that has joined, and ``workers`` idle ones named `W1`, `W2`, …"""
+    """A node that has joined, and ``workers`` idle ones named `W1`, `W2`, …
+
+    It does not look at its memory unless a test wants it to.
+    """
     names = [Incarnation(f"worker-{number}".encode()) for number in range(1, 10)]
     node = NodeMachine(
         NODE,
@@ -257,6 +265,7 @@ def new_node(*, cpus: int = 2, workers: int = 0, **limits: Any) -> NodeMachine:
         store_bytes_max=1 << 20,
         workers_kept=workers,
     )
+    node.memory.look_at = LOOK_AT
     tell(node)
     for name in names[:workers]:
         hear(node, address("w", name), WorkerReady(1))
@@ -275,11 +284,16 @@ class _Listed(Random):
 
 
 def requested(
-    wanted: int, shape: Shape = CPU, depth: int = 0, shape_id: int = 0, client: Address = ME
+    wanted: int,
+    shape: Shape = CPU,
+    depth: int = 0,
+    shape_id: int = 0,
+    client: Address = ME,
+    may_retry: bool = True,
 ) -> RequestLease:
     """A client's word about what it wants."""
     job = JobId(incarnation_of(client))
-    return RequestLease(shape_id, shape, wanted, depth, job)
+    return RequestLease(shape_id, shape, wanted, depth, job, may_retry)
 
 
 def runs(worker: Address, lease: int, *calls: Call) -> Send:

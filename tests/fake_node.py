@@ -238,7 +238,7 @@ def looking_around() -> object:
     looking = [node.start("look_around") for _ in range(2)]
     said = [node.said(worker) for worker in looking]
     ends = [node.end_of(worker) for worker in looking]
-    log_path = os.path.join(node.workers.log_directory, f"worker-{looking[0].hex()}")
+    log_path = os.path.join(node.directory, "logs", f"worker-{looking[0].hex()}")
     logs = [Path(log_path + ".out"), Path(log_path + ".err")]
     seen = {
         "node": os.getpid(),
@@ -259,7 +259,9 @@ def ending() -> object:
     started = {job: node.start(job) for job in jobs}
     ends = {job: node.end_of(worker) for job, worker in started.items()}
     node.close()
-    return {job: [end.exit_code, end.signal, end.log_tail] for job, end in ends.items()}
+    return {
+        job: [end.exit_code, end.signal, (end.log_tail or end.reason)] for job, end in ends.items()
+    }
 
 
 def killing() -> object:
@@ -342,7 +344,7 @@ def losing_a_zygote_that_cannot_live() -> object:
     os.kill(node.zygote.pid, signal.SIGKILL)
     ends = [node.end_of(node.start("nothing")) for _ in range(2)]
     node.close()
-    return [[end.exit_code, end.signal, end.log_tail] for end in ends]
+    return [[end.exit_code, end.signal, (end.log_tail or end.reason)] for end in ends]
 
 
 def failing_to_fork() -> object:
@@ -356,7 +358,10 @@ def failing_to_fork() -> object:
     node.workers._environment["LARGE"] = "x" * 200_000
     too_large = node.end_of(node.start("nothing"))
     node.close()
-    return [[end.exit_code, end.signal, end.log_tail] for end in (refused, later, too_large)]
+    return [
+        [end.exit_code, end.signal, (end.log_tail or end.reason)]
+        for end in (refused, later, too_large)
+    ]
 
 
 def being_born_while_others_die() -> object:
@@ -367,7 +372,9 @@ def being_born_while_others_die() -> object:
         started = [node.start("nothing") for _ in range(10)]
         ends += [node.end_of(worker) for worker in started]
     node.close()
-    return sorted({(end.exit_code, end.signal, end.log_tail) for end in ends}, key=str)
+    return sorted(
+        {(end.exit_code, end.signal, (end.log_tail or end.reason)) for end in ends}, key=str
+    )
 
 
 def forking_with_threads() -> object:

@@ -219,7 +219,8 @@ def test_a_wait_without_progress_says_why(
     with caplog.at_level(logging.WARNING, "fabric"), pytest.raises(TimeoutError):
         nap.remote(30.0).get(0.5)
     assert len(caplog.records) == 2  # after 0.1 and 0.3 seconds: the intervals double
-    assert "1 of the refs" in caplog.text
+    assert "for 1 ref: task `nap` (is at its worker)" in caplog.text
+    assert "this process holds CPU 1 for task `nap`" in caplog.text
 
 
 def test_many_threads_may_wait_at_once(session: fabric.Context) -> None:

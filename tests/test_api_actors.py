@@ -1,5 +1,7 @@
 """Actors as a user's program relies on them, on a real fabric."""
 
+import gc
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,6 +69,27 @@ def test_an_actor_is_found_by_its_name(session: fabric.Context) -> None:
     assert again == counter
     with pytest.raises(ValueError, match="no living actor"):
         fabric.get_actor("d")
+
+
+def test_an_actor_lives_while_a_handle_that_was_found_does(session: fabric.Context) -> None:
+    counter = Counter.options(name="found").remote()  # type: ignore[attr-defined]
+    gate = spawn(Counter)
+
+    @task
+    def use_late(gates: list[Any]) -> int:
+        found = fabric.get_actor("found")
+        gates[0].add.remote().get()
+        while gates[0].add.remote(0).get() < 2:
+            time.sleep(0.01)
+        value: int = found.add.remote(7).get()
+        return value
+
+    late = use_late.remote([gate])
+    wait_until(lambda: gate.add.remote(0).get(WAIT_S) == 1)
+    del counter
+    gc.collect()
+    assert gate.add.remote().get(WAIT_S) == 2
+    assert late.get(WAIT_S) == 7
 
 
 def test_a_killed_actor_fails_its_calls_and_frees_its_name(session: fabric.Context) -> None:

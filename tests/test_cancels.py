@@ -33,10 +33,9 @@ from fabric.protocol.messages import (
     RunCalls,
     WorkerDied,
 )
-from fabric.protocol.values import ActorView, CallDone, Failure, Progress
+from fabric.protocol.values import ActorView, CallDone, Crash, Failure, Progress
 from tests.core_words import (
     CPU,
-    CRASHED,
     INNER,
     JOB,
     ME,
@@ -44,6 +43,7 @@ from tests.core_words import (
     OTHER,
     W1,
     W2,
+    F,
     a,
     answers,
     ask,
@@ -94,7 +94,7 @@ def sent(*numbers: int, **limits: Any) -> ClientMachine:
 
 def died(number: int, finished: bool = False) -> WorkerDied:
     """The worker of lease 1 is gone, and had begun that number."""
-    return WorkerDied(W1, 1, Progress(incarnation_of(ME), 1, number, finished), CRASHED)
+    return WorkerDied(W1, (Progress(incarnation_of(ME), 1, number, finished),), 0, Crash(signal=9))
 
 
 # -- the owner
@@ -201,11 +201,15 @@ def test_the_death_of_a_cancelled_calls_worker_charges_nobody() -> None:
 
 def test_a_call_that_may_run_only_once_is_not_repeated_even_then() -> None:
     client = new_client()
-    leased(client, W1)
-    tell(client, submit(1, retries=0), submit(2))
+    client.calls.measured(F, 0.001)
+    tell(client, submit(1, retries=0), submit(2, retries=0))
+    hear(client, NODE, LeaseGranted(0, 1, W1))
     tell(client, cancel(o(2), force=True))
     hear(client, NODE, died(1))
-    assert Resolve(o(1), CRASHED) in tell(client, Drained(W1))
+    (said,) = (one for one in tell(client, Drained(W1)) if type(one) is Resolve)
+    assert said.object_id == o(1)
+    assert isinstance(said.value, Failure)
+    assert said.value.kind == "worker_crashed"
 
 
 def test_a_cancelled_call_that_is_handed_back_goes_nowhere() -> None:

@@ -135,6 +135,8 @@ def test_a_cluster_started_again_has_what_its_journal_has() -> None:
     [actor] = [each for each in snapshot["actors"] if each["name"] == "tally"]
     assert actor["class_name"] == "Tally"
     assert run_program(FINDS_IT) == "1\n"  # another life of it, from the class in the journal
+    states = [one["state"] for one in run_json("status")["nodes"]]
+    assert sorted(states) == ["alive", "dead"]  # its former node said that it left
     run_command("down")
 
 

@@ -314,6 +314,14 @@ def test_a_handle_that_is_dropped_after_the_end_says_nothing() -> None:
     assert client.actors.channels == {}
 
 
+def test_without_a_node_an_actor_that_nobody_wants_is_forgotten_before_it_is_made() -> None:
+    client = new_client()
+    tell(client, submit(1), MakeActor(actor_spec(5), (Await(o(1), Ref()),)), Drop((HANDLE,)))
+    lost = Failure("cluster", "the node is gone: killed")
+    assert tell(client, PeerLost(NODE, "killed")) == [Resolve(o(1), lost)]
+    assert HANDLE not in client.references.objects.owned
+
+
 def test_without_a_node_actors_are_lost_with_everything_else() -> None:
     client = called(6)
     tell(client, MakeActor(actor_spec(8, name="anna"), ()))

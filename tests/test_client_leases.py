@@ -1,6 +1,10 @@
 """A client's leases: how many it asks for, what comes back from them, and workers that die."""
 
+import msgspec
+import pytest
+
 from fabric.core.client.client import ClientMachine
+from fabric.core.crashes import crash_failure
 from fabric.core.effects import Drain, Effect, Hangup, Resolve, Send
 from fabric.core.events import (
     Drained,
@@ -14,9 +18,8 @@ from fabric.protocol.messages import (
     Unschedulable,
     WorkerDied,
 )
-from fabric.protocol.values import Failure, Progress
+from fabric.protocol.values import Crash, Failure, Progress
 from tests.core_words import (
-    CRASHED,
     HALF,
     ME,
     NODE,
@@ -102,8 +105,9 @@ def test_a_grant_that_crosses_a_return_is_used_or_goes_back_like_any_other() -> 
 def test_a_shape_that_nobody_can_run_fails_what_waits_for_it() -> None:
     client = new_client()
     tell(client, submit(1), submit(2))
-    failure = Failure("unschedulable", "no node can run it")
-    assert hear(client, NODE, Unschedulable(0, failure)) == [
+    needs = "it needs GPU 1; the best node has CPU 2"
+    failure = Failure("unschedulable", f"no node can run task `f`: {needs}")
+    assert hear(client, NODE, Unschedulable(0, Failure("unschedulable", needs))) == [
         Resolve(o(1), failure),
         Resolve(o(2), failure),
     ]
@@ -198,19 +202,31 @@ def test_calls_that_finish_although_their_lease_was_recalled_count() -> None:
 
 # -- workers that die
 
+CRASH = Crash(signal=9, pid=7, node=NODE, last_words="oh")
 
-def died(client: ClientMachine, progress: Progress | None, lease: int = 1) -> list[Effect]:
-    """The worker of that lease is gone; all it said has been heard."""
-    assert hear(client, NODE, WorkerDied(W1, lease, progress, CRASHED)) == [Drain(W1)]
+
+def died(client: ClientMachine, *reached: Progress, known_from: int = 0) -> list[Effect]:
+    """The worker is gone, having come that far; all it said has been heard."""
+    assert hear(client, NODE, WorkerDied(W1, reached, known_from, CRASH)) == [Drain(W1)]
     return tell(client, Drained(W1))
+
+
+def reached(lease: int, number: int, finished: bool = False) -> Progress:
+    """How far it came with that lease of ours."""
+    return Progress(me_of(ME), lease, number, finished)
+
+
+def crashed(attempt: int = 1, crash: Crash = CRASH) -> Failure:
+    """What becomes of a call that was running."""
+    return crash_failure(msgspec.structs.replace(crash, task="f", attempt=attempt))
 
 
 def test_after_a_death_the_running_call_is_charged_and_its_neighbours_are_innocent() -> None:
     client = new_client()
     leased(client, W1)
-    tell(client, submit(1), submit(2), submit(3, retries=0))
+    tell(client, submit(1), submit(2), submit(3))
     answered(client, 1, 1)
-    assert died(client, Progress(me_of(ME), 1, 1, finished=False)) == [
+    assert died(client, reached(1, 1)) == [
         Hangup(W1),
         Send(NODE, requested(2)),
     ]
@@ -223,38 +239,38 @@ def test_after_a_death_the_running_call_is_charged_and_its_neighbours_are_innoce
 
 def test_a_call_without_retries_that_may_have_run_fails() -> None:
     client = new_client()
-    leased(client, W1)
+    leased(client, W1, may_retry=False)
     tell(client, submit(1, retries=0))
-    assert died(client, Progress(me_of(ME), 1, 0, finished=True)) == [
-        Resolve(o(1), CRASHED),
+    assert died(client, reached(1, 0, True)) == [
+        Resolve(o(1), crashed()),
         Hangup(W1),
-        Send(NODE, requested(0)),
+        Send(NODE, requested(0, may_retry=False)),
         Send(NODE, FreeObjects((o(1),))),
     ]
 
 
 def test_calls_of_a_worker_that_died_before_it_started_any_are_innocent() -> None:
     client = new_client()
-    leased(client, W1)
+    leased(client, W1, may_retry=False)
     tell(client, submit(1, retries=0))
-    died(client, None)
+    died(client)
     hear(client, NODE, LeaseGranted(0, 2, W2))
     assert client.calls.pending[c(1)].attempt == 1
 
 
 def test_last_words_count() -> None:
     client = new_client()
-    leased(client, W1)
+    leased(client, W1, may_retry=False)
     tell(client, submit(1, retries=0))
-    hear(client, NODE, WorkerDied(W1, 1, Progress(me_of(ME), 1, 0, True), CRASHED))
+    hear(client, NODE, WorkerDied(W1, (reached(1, 0, True),), 0, CRASH))
     assert answered(client, 1, 1) == [Resolve(o(1), b"v")]
-    assert tell(client, Drained(W1)) == [Hangup(W1), Send(NODE, requested(0))]
+    assert tell(client, Drained(W1)) == [Hangup(W1), Send(NODE, requested(0, may_retry=False))]
 
 
 def test_nothing_is_sent_to_a_worker_that_is_dead() -> None:
     client = new_client()
     leased(client, W1)
-    hear(client, NODE, WorkerDied(W1, 1, None, CRASHED))
+    hear(client, NODE, WorkerDied(W1, (), 0, CRASH))
     assert tell(client, submit(1)) == []
     assert client.deadline() is None
     assert tell(client, Drained(W1)) == [Hangup(W1), Send(NODE, requested(1))]
@@ -264,7 +280,7 @@ def test_an_attempt_that_is_over_counts_no_more() -> None:
     client = new_client()
     leased(client, W1)
     tell(client, submit(1))
-    died(client, Progress(me_of(ME), 1, 0, finished=False))
+    died(client, reached(1, 0))
     introduced(client, W2)
     hear(client, NODE, LeaseGranted(0, 2, W2))
     assert hear(client, W1, CallsDone(1, [done(1, attempt=1)])) == []
@@ -274,13 +290,24 @@ def test_an_attempt_that_is_over_counts_no_more() -> None:
     ]
 
 
-def test_calls_of_an_older_lease_at_a_dead_worker_may_have_run() -> None:
+@pytest.mark.parametrize(
+    ("progress", "known_from", "attempt"),
+    [
+        ((reached(1, 0),), 0, 2),  # it was started under the older lease
+        ((reached(2, 5),), 0, 1),  # nothing was
+        ((reached(2, 5),), 1, 1),
+        ((reached(2, 5),), 2, 2),  # nobody knows: what the older lease had come to is forgotten
+    ],
+)
+def test_calls_of_an_older_lease_are_charged_by_how_far_that_one_came(
+    progress: tuple[Progress, ...], known_from: int, attempt: int
+) -> None:
     client = new_client()
     leased(client, W1)
     tell(client, submit(1), submit(2))
     hear(client, W1, CallsReturned(1, (1,), is_lease_over=True))
-    died(client, None, lease=0)  # it was another client's when it died; our answer is lost
-    assert client.calls.pending[c(1)].attempt == 2
+    died(client, *progress, known_from=known_from)
+    assert client.calls.pending[c(1)].attempt == attempt
 
 
 def test_a_call_ends_after_its_last_retry() -> None:
@@ -288,10 +315,10 @@ def test_a_call_ends_after_its_last_retry() -> None:
     tell(client, submit(1, retries=1))
     introduced(client, W1)
     hear(client, NODE, LeaseGranted(0, 1, W1))
-    assert died(client, Progress(me_of(ME), 1, 0, False)) == [
+    assert died(client, reached(1, 0)) == [
         Hangup(W1),
         Send(NODE, requested(1)),
     ]
     introduced(client, W1)
     hear(client, NODE, LeaseGranted(0, 2, W1))
-    assert died(client, Progress(me_of(ME), 2, 0, False), lease=2)[0] == Resolve(o(1), CRASHED)
+    assert died(client, reached(2, 0))[0] == Resolve(o(1), crashed(attempt=2))

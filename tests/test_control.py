@@ -8,6 +8,7 @@ from fabric.core.control.actors import TRANSITIONS
 from fabric.core.effects import Commit, Publish, Send
 from fabric.core.machine import InvariantError
 from fabric.ids import CallId, call_id, call_of
+from fabric.protocol.cluster import EndJob, GetView, NodeHeartbeat, NodeJoined, ViewChanged
 from fabric.protocol.messages import (
     ActorChanged,
     ActorFailed,
@@ -16,17 +17,12 @@ from fabric.protocol.messages import (
     AnyMessage,
     CreateActor,
     EndActor,
-    EndJob,
     GetNamedActor,
-    GetView,
     JoinNode,
     NamedActor,
-    NodeHeartbeat,
-    NodeJoined,
     PlaceActor,
     RunCalls,
     StopActor,
-    ViewChanged,
     WatchActor,
 )
 from fabric.protocol.records import EpochRecord, NodeRecord
@@ -277,6 +273,17 @@ def test_dead_actors_are_remembered_up_to_a_limit() -> None:
             tables[key] = row
     assert [key for key, row in tables.items() if row is not None] == [actor_id(4), actor_id(5)]
     assert list(machine.actors.dead) == [actor_id(4), actor_id(5)]
+
+
+def test_who_dies_and_is_forgotten_in_the_same_turn_is_published() -> None:
+    machine = with_actor(limits=Limits(dead_actors_max=0))
+    dead = alive(state="dead", failure=KILLED)
+    assert turn(machine, (NODE1, EndActor(COUNTER.actor_id, KILLED, may_restart=False))) == [
+        Commit((("actors", COUNTER.actor_id, None),)),
+        Send(NODE1, StopActor(COUNTER.actor_id, 1, KILLED)),
+        published(4, dead),
+    ]
+    assert list(machine.actors.rows()) == []
 
 
 # -- names

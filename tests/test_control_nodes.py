@@ -11,6 +11,16 @@ from fabric.core.control.placement import Candidate, choose_node, misfit_text
 from fabric.core.effects import Commit, Effect, Hangup, Publish, Send
 from fabric.core.events import SELF, PeerLost
 from fabric.ids import Incarnation
+from fabric.protocol.cluster import (
+    EndJob,
+    GetView,
+    LeaveNode,
+    NodeFenced,
+    NodeHeartbeat,
+    NodeJoined,
+    RegisterJob,
+    ViewChanged,
+)
 from fabric.protocol.messages import (
     ActorChanged,
     ActorFailed,
@@ -18,18 +28,11 @@ from fabric.protocol.messages import (
     AnyMessage,
     CreateActor,
     EndActor,
-    EndJob,
     GetFunction,
-    GetView,
     JoinNode,
-    NodeFenced,
-    NodeHeartbeat,
-    NodeJoined,
     PlaceActor,
     PutFunction,
-    RegisterJob,
     StopActor,
-    ViewChanged,
     WatchActor,
 )
 from fabric.protocol.records import EpochRecord, NodeRecord
@@ -475,3 +478,12 @@ def test_whatever_is_said_the_tables_stay_sound_and_the_journal_is_their_image(s
     for _ in range(120):
         again.step()
     assert crowd.trace == again.trace
+
+
+def test_a_node_that_leaves_is_dead_at_once() -> None:
+    machine = with_actor()
+    gone = node_view(available=(), state="dead")
+    effects = turn(machine, (NODE1, LeaveNode()))
+    assert rows(effects)[0] == ("nodes", N1, NodeRecord(gone))
+    assert [one.nodes for one in news(effects)] == [(gone,)]
+    assert machine.snapshot()["nodes"] == 0

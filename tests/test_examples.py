@@ -17,14 +17,14 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 TIMEOUT_S = 50
 
 
-def run(name: str, *arguments: str) -> str:
+def run(name: str, *arguments: str, timeout: float = TIMEOUT_S) -> str:
     """What an example prints into a pipe; it has to end well."""
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *arguments],
         env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent)},
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_S,
+        timeout=timeout,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -41,11 +41,19 @@ def test_the_census_gives_the_same_tables_on_workers_and_in_one_process() -> Non
 
 
 @pytest.mark.system
-def test_the_census_as_json_says_that_the_tables_are_equal() -> None:
-    found = json.loads(run("census.py", "--files", "40", "--workers", "2", "--json"))
-    assert found["files"] == 40
+@pytest.mark.timeout(150)
+def test_the_census_of_five_hundred_files_as_json_says_that_the_tables_are_equal() -> None:
+    found = json.loads(run("census.py", "--files", "500", "--workers", "2", "--json", timeout=140))
+    assert found["files"] == 500
     assert found["equal"] is True
     assert list(found["seconds"]) == ["fabric, 2 workers", "one process"]
+
+
+@pytest.mark.system
+def test_the_census_gives_the_same_tables_inline() -> None:
+    found = json.loads(run("census.py", "--files", "40", "--inline", "--json"))
+    assert found["equal"] is True
+    assert list(found["seconds"]) == ["fabric, inline", "one process"]
 
 
 @pytest.mark.system

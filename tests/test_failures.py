@@ -166,7 +166,7 @@ def test_cause_context_and_notes_are_kept() -> None:
     assert isinstance(error.__cause__, ZeroDivisionError)
     assert error.__notes__ == [
         "a note",
-        "raised by task `work` in process 7 on node n1 [FAB-200]",
+        "raised by `work` in process 7 on node n1 [FAB-200]",
     ]
     assert error.__suppress_context__
 
@@ -332,7 +332,7 @@ def test_arguments_that_cannot_travel_become_text() -> None:
     assert isinstance(error, ValueError)
     assert error.args[0] == "why"
     assert error.args[1].startswith("<unlocked _thread.lock")
-    assert error.args[2].endswith("Poison>")
+    assert error.args[2].startswith("<Poison instance")
 
 
 @pytest.mark.parametrize(
@@ -423,8 +423,8 @@ def test_a_task_that_waits_for_a_failed_task_hands_its_error_on() -> None:
     assert isinstance(outer, TaskError)
     assert outer.task == "work"
     assert outer.__notes__[-2:] == [
-        "raised by task `work` in process 7 on node n1 [FAB-200]",
-        "raised by task `outer` in process 8 [FAB-200]",
+        "raised by `work` in process 7 on node n1 [FAB-200]",
+        "passed on by `outer` in process 8",
     ]
     assert isinstance(outer.__cause__, ZeroDivisionError)
     names = [frame.name for frame in traceback.extract_tb(outer.__traceback__)]

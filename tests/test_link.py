@@ -233,7 +233,7 @@ def test_what_was_heard_and_is_not_settled_need_not_be_said_again() -> None:
 @pytest.mark.parametrize(
     ("hello", "reason"),
     [
-        (Hello(PROTOCOL + 1, "cluster", B, 1), "it speaks protocol 2 and c:.* speaks 1"),
+        (Hello(PROTOCOL + 1, "cluster", B, 1), f"{PROTOCOL + 1} and c:.* speaks {PROTOCOL}$"),
         (Hello(PROTOCOL, "other", B, 1), "it belongs to cluster 'other' and not to 'cluster'"),
         (Hello(PROTOCOL, "cluster", A, 1), "it calls itself 'c:0a"),
         (Hello(PROTOCOL, "cluster", B), "says nothing of its life"),

@@ -309,6 +309,18 @@ def test_an_opening_that_was_lost_is_said_again_when_the_peer_knows_no_such_link
 
 def test_a_link_that_was_up_and_is_unknown_to_the_peer_is_over() -> None:
     wire = established()
+    newest = wire.b.link.life + 3  # it made other links meanwhile
     with pytest.raises(LinkForgotten):
-        wire.hear(wire.a, HEADER.pack(UNKNOWN, link_number(A, B, wire.a.link.life), 0, 0))
+        wire.hear(wire.a, HEADER.pack(UNKNOWN, link_number(A, B, wire.a.link.life), newest, 0))
     wire.hear(wire.a, HEADER.pack(UNKNOWN, link_number(A, B, 77), 0, 0))  # of another life
+
+
+def test_a_late_word_that_a_link_is_unknown_does_not_end_the_link_that_was_made_since() -> None:
+    wire = established()
+    before = wire.b.link.life - 1
+    late = HEADER.pack(UNKNOWN, link_number(A, B, wire.a.link.life), before, 0)
+    wire.hear(wire.a, late)
+    wire.say(wire.a, b"goes on")
+    wire.run()
+    assert wire.b.heard[-1] == b"goes on"
+    wire.check()

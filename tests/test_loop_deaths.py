@@ -11,6 +11,7 @@ import pytest
 from fabric.core.effects import Drain
 from fabric.core.events import SELF, Drained, PeerLost
 from fabric.ids import Address
+from fabric.runtime.loop import START_GRACE_S
 from tests.loop_party import C1, N1, PATIENCE_S, W1, Party, party
 from tests.loop_peers import saying
 
@@ -61,6 +62,18 @@ def test_a_peer_that_nobody_listens_for_is_lost_after_a_grace(party: Party) -> N
     client.turn(0.05)
     assert notes.heard == []
     party.skew_s = 2.1
+    party.until(lambda: notes.heard)
+    assert notes.heard == [(SELF, PeerLost(N1, "nobody listens at its address"))]
+
+
+def test_a_peer_that_was_started_with_us_may_take_longer(party: Party) -> None:
+    loop, notes = party.join(C1)
+    loop.dial(N1, START_GRACE_S)
+    party.skew_s = START_GRACE_S - 1
+    for _ in range(3):
+        loop.turn(0.0)
+    assert notes.heard == []
+    party.skew_s = START_GRACE_S + 1
     party.until(lambda: notes.heard)
     assert notes.heard == [(SELF, PeerLost(N1, "nobody listens at its address"))]
 

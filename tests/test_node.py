@@ -5,12 +5,12 @@ from fabric.core.effects import (
     StartWorker,
     WatchProcess,
 )
+from fabric.protocol.cluster import RegisterJob
 from fabric.protocol.messages import (
     ClientRegistered,
     LeaseReturned,
     RecallLease,
     RegisterClient,
-    RegisterJob,
     ReturnLease,
     Unschedulable,
     WorkerBlocked,
@@ -22,6 +22,7 @@ from tests.core_words import (
     CONTROL,
     INNER,
     JOB,
+    LOOK_AT,
     ME,
     NO_CPU,
     NODE,
@@ -131,9 +132,7 @@ def test_for_a_large_shape_that_has_nothing_room_is_kept() -> None:
 
 
 def test_an_impossible_shape_is_refused_with_the_numbers() -> None:
-    failure = Failure(
-        "unschedulable", "no node can run it: it needs GPU 1; the best node has CPU 2"
-    )
+    failure = Failure("unschedulable", "it needs GPU 1; the best node has CPU 2")
     shape = Shape((("GPU", 10_000),))
     assert hear(ready(), ME, requested(1, shape)) == [Send(ME, Unschedulable(0, failure))]
 
@@ -156,7 +155,7 @@ def test_a_working_lease_is_recalled_for_a_waiting_job_after_its_quantum() -> No
     assert hear(node, OTHER, requested(1, client=OTHER), now=0.05) == []
     assert node.deadline() == 0.1
     assert tell(node, now=0.1) == [Send(W1, RecallLease(1, only_if_idle=False))]
-    assert node.deadline() is None
+    assert node.deadline() == LOOK_AT
     assert hear(node, W1, LeaseReturned(1), now=0.2) == [StartWorker(me_of(W2))]
     assert hear(node, W2, WorkerReady(2), now=0.2) == [granted(2, W2, OTHER)]
 

@@ -1,5 +1,8 @@
 """A node's workers, clients and actors: who comes, who dies, and who is told of it."""
 
+import pytest
+
+from fabric.core.crashes import crash_failure
 from fabric.core.effects import (
     CreateSegment,
     Effect,
@@ -10,8 +13,18 @@ from fabric.core.effects import (
     StartWorker,
     StopWorker,
 )
-from fabric.core.events import PeerLost, ProcessEnded, WorkerExited
+from fabric.core.events import PeerLost, ProcessEnded, ShutDown, WorkerExited
 from fabric.core.node.node import NodeMachine
+from fabric.protocol.cluster import (
+    EndJob,
+    GetView,
+    LeaveNode,
+    NodeFenced,
+    NodeHeartbeat,
+    NodeJoined,
+    View,
+    ViewChanged,
+)
 from fabric.protocol.messages import (
     ActorChanged,
     ActorFailed,
@@ -22,16 +35,11 @@ from fabric.protocol.messages import (
     ClientDied,
     CreateActor,
     EndActor,
-    EndJob,
     EndWorker,
     FunctionFound,
     GetFunction,
-    GetView,
     JoinNode,
     LeaseReturned,
-    NodeFenced,
-    NodeHeartbeat,
-    NodeJoined,
     PlaceActor,
     PutFunction,
     RecallLease,
@@ -40,13 +48,11 @@ from fabric.protocol.messages import (
     StopActor,
     UnregisterClient,
     Unschedulable,
-    View,
-    ViewChanged,
     WatchActor,
     WorkerDied,
     WorkerReady,
 )
-from fabric.protocol.values import ActorView, Failure, Progress, Shape
+from fabric.protocol.values import ActorView, Crash, Progress, Shape
 from tests.core_words import (
     CONTROL,
     CPU,
@@ -55,6 +61,7 @@ from tests.core_words import (
     INNER,
     JOB,
     ME,
+    NODE,
     OTHER,
     RAISED,
     W1,
@@ -77,7 +84,7 @@ from tests.core_words import (
 )
 
 TWO_CPUS = Shape((("CPU", 20_000),))
-KILLED = Failure("worker_crashed", "its worker was ended by signal 9 (SIGKILL)")
+KILLED = Crash(signal=9)
 
 
 # -- workers that come and go
@@ -87,8 +94,10 @@ def test_a_worker_that_dies_is_reported_to_its_client_with_how_far_it_came() -> 
     node = ready(1)
     hear(node, ME, requested(1))
     progress = Progress(me_of(ME), 1, 4, finished=False)
-    assert tell(node, killed(W1, progress))[:2] == [
-        Send(ME, WorkerDied(W1, 1, progress, KILLED)),
+    others = Progress(me_of(OTHER), 2, 0, finished=True)
+    assert tell(node, killed(W1, progress, others))[:3] == [
+        Send(ME, WorkerDied(W1, (progress,), 0, KILLED)),
+        Send(ME, ClientDied(me_of(W1))),  # the one inside it may have spoken to owners already
         Hangup(W1),
     ]
     assert node.resources.free == {"CPU": 20_000}
@@ -98,17 +107,49 @@ def test_a_worker_that_dies_is_reported_to_its_former_clients_too() -> None:
     node = ready(1)
     hear(node, ME, requested(1))
     hear(node, ME, ReturnLease(1))
-    assert tell(node, killed(W1))[:2] == [Send(ME, WorkerDied(W1, 0, None, KILLED)), Hangup(W1)]
+    assert tell(node, killed(W1))[:3] == [
+        Send(ME, WorkerDied(W1, (), 0, KILLED)),
+        Send(ME, ClientDied(me_of(W1))),
+        Hangup(W1),
+    ]
 
 
-def test_the_last_words_of_a_worker_are_in_its_failure() -> None:
+def test_a_worker_that_ran_nothing_was_no_client() -> None:
+    assert tell(registered(ready(1)), killed(W1))[0] == Hangup(W1)
+
+
+def test_a_crash_says_how_where_and_with_which_last_words_a_worker_ended() -> None:
     node = ready(1)
     hear(node, ME, requested(1))
-    exited = WorkerExited(me_of(W1), 3, None, (), "Segmentation fault")
-    text = "its worker exited with code 3; its last words:\nSegmentation fault"
-    assert tell(node, exited)[0] == Send(
-        ME, WorkerDied(W1, 1, None, Failure("worker_crashed", text))
+    exited = WorkerExited(
+        me_of(W1), 3, None, (), "Segmentation fault", known_from=4, pid=7, rss=1_000
     )
+    crash = Crash(exit_code=3, pid=7, node=NODE, last_words="Segmentation fault")
+    assert tell(node, exited)[0] == Send(ME, WorkerDied(W1, (), 4, crash))
+
+
+@pytest.mark.parametrize(
+    ("crash", "text"),
+    [
+        (Crash(signal=9), "its worker was ended by signal 9 (SIGKILL)"),
+        (Crash(signal=64), "its worker was ended by signal 64"),
+        (Crash(exit_code=7, pid=4, node=NODE), f"its worker exited with code 7 (pid 4 on {NODE})"),
+        (Crash(), "its worker could not be started"),
+        (Crash(reason="no room"), "its worker could not be started: no room"),
+        (
+            Crash("crunch", 2, None, 11, 4, NODE, last_words="Fatal"),
+            "task `crunch` crashed in attempt 2: its worker was ended by signal 11 (SIGSEGV)"
+            f" (pid 4 on {NODE}); its last words:\nFatal",
+        ),
+        (
+            Crash("crunch", 1, None, 9, 4, NODE, rss=300_000_000, limit=1_000_000_000),
+            f"task `crunch` crashed: its worker was ended (pid 4 on {NODE}) because its node ran"
+            " out of memory: it used 300 MB of 1,000 MB",
+        ),
+    ],
+)
+def test_a_crash_in_words(crash: Crash, text: str) -> None:
+    assert crash_failure(crash).text == text
 
 
 def test_a_dead_worker_takes_its_client_with_it() -> None:
@@ -117,7 +158,7 @@ def test_a_dead_worker_takes_its_client_with_it() -> None:
     hear(node, INNER, Allocate(o(1, client=INNER), 0, 100))
     effects = tell(node, killed(W1))
     assert effects[:6] == [
-        Send(ME, WorkerDied(W1, 1, None, KILLED)),
+        Send(ME, WorkerDied(W1, (), 0, KILLED)),
         Send(CONTROL, EndJob(JOB, me_of(W1))),
         Send(ME, ClientDied(me_of(INNER))),
         RecycleSegment("S-1", 2),
@@ -133,7 +174,7 @@ def test_workers_that_do_not_start_fail_what_waits_for_them_in_the_end() -> None
     exited = [WorkerExited(me_of(one), 1, None, ()) for one in (W1, W2, W3)]
     assert tell(node, exited[0]) == [Hangup(W1), StartWorker(me_of(W2))]
     assert tell(node, exited[1]) == [Hangup(W2), StartWorker(me_of(W3))]
-    failure = Failure("worker_crashed", "its worker exited with code 1")
+    failure = crash_failure(Crash(exit_code=1))
     assert tell(node, exited[2]) == [Send(ME, Unschedulable(0, failure)), Hangup(W3)]
 
 
@@ -177,7 +218,11 @@ def test_with_its_driver_a_job_ends() -> None:
         Send(W2, ClientDied(me_of(ME))),
         Hangup(ME),
     ]
-    assert tell(node, killed(W1)) == [Hangup(W1), StartWorker(me_of(W3))]  # nobody is told
+    assert tell(node, killed(W1)) == [
+        Send(OTHER, ClientDied(me_of(W1))),  # and nobody is told of calls
+        Hangup(W1),
+        StartWorker(me_of(W3)),
+    ]
 
 
 def test_the_leases_of_a_client_that_died_are_recalled() -> None:
@@ -252,7 +297,7 @@ def test_an_actor_whose_worker_dies_is_reported_with_how_far_it_came() -> None:
     hear(node, W1, ActorStarted(a(5), 1, W1, 1))
     mine, stale = Progress(me_of(ME), 1, 4, False), Progress(me_of(OTHER), 9, 0, True)
     assert tell(node, killed(W1, mine, stale))[0] == Send(
-        CONTROL, ActorFailed(a(5), 1, KILLED, may_restart=True, progress=(mine,))
+        CONTROL, ActorFailed(a(5), 1, crash_failure(KILLED), may_restart=True, progress=(mine,))
     )
 
 
@@ -261,7 +306,7 @@ def test_a_constructor_that_raised_is_reported_and_its_worker_may_go() -> None:
     placed(node)
     failed = ActorFailed(a(5), 1, RAISED, may_restart=False)
     assert hear(node, W1, failed) == [Send(CONTROL, failed), Send(W1, EndWorker())]
-    assert tell(node, killed(W1))[0] == Hangup(W1)  # told already
+    assert tell(node, killed(W1))[:2] == [Send(ME, ClientDied(me_of(W1))), Hangup(W1)]
 
 
 def test_an_actor_that_is_told_to_end_is_killed_and_its_end_has_that_reason() -> None:
@@ -400,3 +445,10 @@ def test_half_a_cpu_is_half_a_cpu() -> None:
     node = ready(2, cpus=1)
     assert hear(node, ME, requested(4, HALF)) == [granted(1, W1), granted(2, W2)]
     assert node.resources.free == {"CPU": 0}
+
+
+def test_a_node_that_is_shut_down_has_itself_counted_out_and_beats_no_more() -> None:
+    node = ready(1)
+    hear(node, CONTROL, NodeJoined(1, "test"))
+    assert tell(node, ShutDown()) == [Send(W1, EndWorker()), Send(CONTROL, LeaveNode())]
+    assert hear(node, CONTROL, NodeFenced(), now=100.0) == []

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench import readme
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -36,3 +38,19 @@ def test_every_verb_the_readme_names_exists() -> None:
     from cli.main import main
 
     assert set(re.findall(r"^fabric (\w+)", COMMANDS, re.MULTILINE)) <= set(main.commands)
+
+
+def test_no_placeholder_was_left_behind() -> None:
+    assert re.findall(r"^\W*[A-Z]{4,}\W*$|\bTBD\b|\?\?\?|lorem ipsum", README, re.M) == []
+
+
+def test_the_numbers_are_those_of_the_run_that_is_named() -> None:
+    """Before the first run there are none."""
+    source, block = readme.shown_in(README)
+    if not source:
+        assert (block, readme.PICTURE.exists()) == ("", False)
+        return
+    run = readme.read(ROOT / source)
+    assert block == readme.block(run)
+    assert readme.PICTURE.read_text() == readme.drawn(run)
+    readme.refuse(run)

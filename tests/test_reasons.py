@@ -1,143 +1,56 @@
-"""Every reason a wait can have: a call is put into it, says so, and the wait ends.
-
-A reason without a row fails.
-"""
-
-from collections.abc import Callable
-
-import pytest
+"""The sentence of a wait's warning: what is waited for, and who holds what it needs."""
 
 from fabric.core.client.client import ClientMachine
-from fabric.core.client.reasons import REASONS
-from fabric.core.effects import Resolve, Send
-from fabric.core.events import Cancel, Hold, Put, Want
-from fabric.ids import ObjectId
-from fabric.protocol.messages import ActorChanged, CancelObject, ObjectReady, WorkerDied
-from fabric.protocol.values import ActorView, Failure, Progress
+from fabric.protocol.messages import LeaseGranted
+from fabric.runtime.reasons import why_waiting
 from tests.core_words import (
-    CRASHED,
-    ME,
+    HALF,
     NODE,
     OTHER,
     W1,
     W2,
+    F,
     a,
     ask,
     hear,
     leased,
-    me_of,
     new_client,
     o,
     submit,
     tell,
 )
 
-Case = tuple[ClientMachine, ObjectId]
-ACTOR = a(5, OTHER)
-ALIVE = ActorView(ACTOR, "alive", 1, "Counter", worker=W2, lease=7)
-CANCELLED = Failure("cancelled", "it was cancelled")
 
-
-def working(**limits: int) -> ClientMachine:
-    """A client with a call at `W1` and an actor that it may call."""
-    client = new_client(**limits)
+def busy() -> ClientMachine:
+    """A client with one worker, one call there, and three that wait for another."""
+    client = new_client()
     leased(client, W1)
-    tell(client, submit(1))
-    hear(client, NODE, ActorChanged(ALIVE))
+    client.calls.durations[F] = 1.0
+    tell(client, *(submit(number) for number in range(1, 5)))
     return client
 
 
-def argument() -> Case:
-    client = working()
-    tell(client, submit(2, o(1)))
-    return client, o(2)
+def test_it_names_the_calls_and_who_holds_the_cpus() -> None:
+    at_worker = "task `f` (is at its worker)"
+    held = "this process holds CPU 1 for task `f`"
+    client = busy()
+    assert why_waiting(client, [o(1)]) == f"1 ref: {at_worker}; {held}"
+    assert why_waiting(client, [o(1), o(2), o(3), o(4)]) == (
+        f"4 refs: 3 times task `f` (waits for a worker with CPU 1), {at_worker}; {held}"
+    )
 
 
-def worker() -> Case:
+def test_each_shape_arguments_actors_and_strangers_have_words_of_their_own() -> None:
     client = new_client()
-    tell(client, submit(2))
-    return client, o(2)
+    tell(client, submit(1, shape=HALF), submit(2, o(1)), ask(3, a(9)))
+    assert why_waiting(client, [o(1)]) == "1 ref: task `f` (waits for a worker with CPU 0.5)"
+    assert why_waiting(client, [o(2)]) == "1 ref: task `f` (waits for its arguments)"
+    assert why_waiting(client, [o(3)]) == "1 ref: call `add` (its actor is not there yet)"
+    assert why_waiting(client, [o(1, client=OTHER)]) == "1 ref: a value of another process"
+    assert why_waiting(client, []) == "no ref: the last value is just coming"
 
 
-def queued() -> Case:
-    client = working()
-    tell(client, submit(2))
-    return client, o(2)
-
-
-def running() -> Case:
-    return working(), o(1)
-
-
-def last_words() -> Case:
-    client = working()
-    hear(client, NODE, WorkerDied(W1, 1, Progress(me_of(ME), 1, 0, False), CRASHED))
-    return client, o(1)
-
-
-def actor_start() -> Case:
-    client = new_client()
-    tell(client, ask(2, ACTOR))
-    hear(client, NODE, ActorChanged(ActorView(ACTOR, "pending", 1, "Counter")))
-    return client, o(2)
-
-
-def actor_order() -> Case:
-    client = working()
-    tell(client, ask(2, ACTOR, o(1)), ask(3, ACTOR))
-    hear(client, NODE, ActorChanged(ALIVE))
-    return client, o(3)
-
-
-def actor_window() -> Case:
-    client = working(window_calls_max=1)
-    tell(client, ask(2, ACTOR), ask(3, ACTOR))
-    hear(client, NODE, ActorChanged(ALIVE))
-    return client, o(3)
-
-
-def owner() -> Case:
-    client = new_client()
-    theirs = o(2, client=OTHER)
-    tell(client, Hold(theirs), Want(theirs))
-    return client, theirs
-
-
-def promise() -> Case:
-    return new_client(), o(2)
-
-
-CASES: tuple[Callable[[], Case], ...] = (
-    argument,
-    worker,
-    queued,
-    running,
-    last_words,
-    actor_start,
-    actor_order,
-    actor_window,
-    owner,
-    promise,
-)
-
-
-def test_every_reason_has_a_row() -> None:
-    assert [case.__name__ for case in CASES] == list(REASONS)
-
-
-@pytest.mark.parametrize("case", CASES, ids=[case.__name__ for case in CASES])
-def test_a_wait_says_its_reason_and_ends_with_a_cancel(case: Callable[[], Case]) -> None:
-    client, object_id = case()
-    name, sentence = client.reason_of(object_id)
-    assert name == case.__name__
-    assert "{" not in sentence
-    effects = tell(client, Cancel(b"asked", object_id, False, True))
-    if name == "owner":
-        asked = Send(OTHER, CancelObject(object_id, False, True))
-        assert asked in effects
-        effects = hear(client, OTHER, ObjectReady(object_id, CANCELLED))
-    elif name == "promise":  # nobody runs it: the user's thread says what it is
-        effects = tell(client, Put(object_id, CANCELLED), Want(object_id))
-    (said,) = (one for one in effects if type(one) is Resolve and one.object_id == object_id)
-    assert isinstance(said.value, Failure)
-    assert said.value.kind == "cancelled"
+def test_workers_of_one_kind_are_counted() -> None:
+    client = busy()
+    hear(client, NODE, LeaseGranted(0, 2, W2))
+    assert why_waiting(client, [o(1)]).endswith("holds 2 times CPU 1 for task `f`")

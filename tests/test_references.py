@@ -6,7 +6,7 @@ goes too early is a lost value, one that stays is a leak: both show in whole lis
 
 from fabric.core.client.client import ClientMachine
 from fabric.core.effects import Effect, Hangup, Reply, Resolve, Send
-from fabric.core.events import Drop, Hold, PeerLost, Put, Register, Want
+from fabric.core.events import Drained, Drop, Hold, PeerLost, Put, Register, Want
 from fabric.ids import Address, ObjectId
 from fabric.protocol.messages import (
     AddBorrower,
@@ -245,6 +245,19 @@ def test_registering_what_is_ours_or_gone_or_done_needs_nobody() -> None:
     assert tell(client, Register(b"ok", everything)) == [Reply(b"ok", BorrowerAdded(everything))]
 
 
+def test_what_only_a_pending_call_borrows_is_registered_too() -> None:
+    client = new_client()
+    tell(client, Hold(theirs(1)), submit(1, nested=(theirs(1),)), Drop((theirs(1),)))
+    assert tell(client, Register(b"ok", ())) == [Send(OTHER, AddBorrower((theirs(1),)))]
+    # again while the owner has not answered: this one waits, too
+    assert tell(client, Register(b"again", ())) == []
+    assert hear(client, OTHER, BorrowerAdded((theirs(1),))) == [
+        Reply(b"ok", BorrowerAdded(())),
+        Reply(b"again", BorrowerAdded(())),
+    ]
+    assert tell(client, Register(b"done", ())) == [Reply(b"done", BorrowerAdded(()))]
+
+
 def test_a_registration_with_two_owners_is_done_when_both_have_answered() -> None:
     client = new_client()
     mixed = (theirs(1), o(1, client=INNER), theirs(2))
@@ -431,3 +444,24 @@ def test_a_container_whose_inner_ref_has_a_third_owner_frees_everything_in_the_e
     for client in everybody.values():
         assert client.references.objects.owned == {}
         assert client.references.objects.borrowed == {}
+
+
+def test_without_a_node_no_value_and_no_owner_is_waited_for() -> None:
+    client = borrowing(1)
+    tell(client, Want(theirs(1)), Hold(theirs(2)), Register(b"ok", (theirs(2),)), Hold(theirs(3)))
+    lost = Failure("cluster", "the node is gone: killed")
+    assert tell(client, PeerLost(NODE, "killed")) == [
+        Resolve(theirs(1), lost),
+        Reply(b"ok", BorrowerAdded((theirs(2),))),
+    ]
+    assert tell(client, Want(theirs(3))) == [Resolve(theirs(3), lost)]
+
+
+def test_a_worker_that_is_gone_is_not_told_that_its_refs_were_taken() -> None:
+    client = new_client()
+    leased(client, W1)
+    tell(client, submit(1))
+    result = done(1, contained=((theirs(1),),))
+    assert Send(OTHER, AddBorrower((theirs(1),))) in hear(client, W1, CallsDone(1, [result]))
+    assert Hangup(W1) in tell(client, Drained(W1))
+    assert hear(client, OTHER, BorrowerAdded((theirs(1),))) == []

@@ -1,12 +1,13 @@
 """Segments: pins, generations, locks and full file systems, with real files."""
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from fabric.runtime.segments import (
     segment_path,
     write_segment,
 )
-from fabric.serialization import dump
+from fabric.serialization import dump, load
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LARGE = 3 * 1024 * 1024
@@ -205,6 +206,47 @@ def test_a_late_writer_does_not_touch_the_next_value(files: SegmentFiles) -> Non
     with pytest.raises(SegmentMoved):
         write_segment(path, 1, dump("late"), False)
     assert open_segment(path, 2) == "new"
+
+
+def read_in_a_race(
+    files: SegmentFiles, monkeypatch: pytest.MonkeyPatch, read: Callable[[str, int], object]
+) -> object:
+    """Read generation 1 of a segment that holds the next value by the time it is pinned."""
+    path = put(files, "p-1", "old")
+    real_flock = fcntl.flock
+
+    def flock(file: Any, operation: int) -> None:
+        monkeypatch.undo()
+        assert files.try_recycle("p-1", 2)
+        write_segment(path, 2, dump("new"), True)
+        real_flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    return read(path, 1)
+
+
+def open_checked_before_the_pin(path: str, generation: int) -> object:
+    """What a reader must not be: it looks at the generation first and pins afterwards."""
+    with open(path, "rb") as file:
+        assert segments.HEADER.unpack(file.read(segments.HEADER.size))[1] == generation
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        pickled, buffers = segments.parts(
+            segments.map_shared(file.fileno(), os.fstat(file.fileno()).st_size)
+        )
+    return load(pickled, buffers)
+
+
+def test_a_value_that_goes_between_the_look_and_the_pin_is_refused(
+    files: SegmentFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SegmentMoved):
+        read_in_a_race(files, monkeypatch, open_segment)
+
+
+def test_the_race_finds_a_generation_that_is_not_checked_after_the_pin(
+    files: SegmentFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read_in_a_race(files, monkeypatch, open_checked_before_the_pin) == "new"
 
 
 def test_while_a_writer_writes_nobody_reads_or_recycles(

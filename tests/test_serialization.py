@@ -355,15 +355,15 @@ def uses_a_global() -> object:
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        (threading.Lock(), "`value` (_thread.lock)"),
-        (settings, "`value.db.lock` (_thread.lock)"),
-        ([1, {"k": settings}], "`value[1]['k'].db.lock` (_thread.lock)"),
-        (Slotted(), "`value.lock` (_thread.lock)"),
-        (functools.partial(print, settings), "`value.args[0].db.lock` (_thread.lock)"),
-        ([closure()], "`cfg.db.lock` (_thread.lock) in the closure of `value[0]`"),
-        (settings.db.__eq__, "`value.__self__.lock` (_thread.lock)"),
-        ({threading.Lock(): 1}, "`a key of value` (_thread.lock)"),
-        (frozenset({threading.Lock()}), "`an item of value` (_thread.lock)"),
+        (threading.Lock(), "`value` (threading.Lock)"),
+        (settings, "`value.db.lock` (threading.Lock)"),
+        ([1, {"k": settings}], "`value[1]['k'].db.lock` (threading.Lock)"),
+        (Slotted(), "`value.lock` (threading.Lock)"),
+        (functools.partial(print, settings), "`value.args[0].db.lock` (threading.Lock)"),
+        ([closure()], "`cfg.db.lock` (threading.Lock) in the closure of `value[0]`"),
+        (settings.db.__eq__, "`value.__self__.lock` (threading.Lock)"),
+        ({threading.Lock(): 1}, "`a key of value` (threading.Lock)"),
+        (frozenset({threading.Lock()}), "`an item of value` (threading.Lock)"),
         ((each for each in [1]), "`value` (generator)"),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
@@ -377,15 +377,15 @@ def test_an_error_names_the_path_to_the_culprit(value: object, sentence: str) ->
 @pytest.mark.parametrize(
     ("function", "sentence"),
     [
-        (closure(), "`cfg.db.lock` (_thread.lock) in the closure of `closure.<locals>.f`"),
+        (closure(), "`cfg.db.lock` (threading.Lock) in the closure of `closure.<locals>.f`"),
         (
             by_value(uses_a_global),
-            "`settings.db.lock` (_thread.lock) among the globals of `uses_a_global`",
+            "`settings.db.lock` (threading.Lock) among the globals of `uses_a_global`",
         ),
-        (by_value(Outer), "`Outer.lock` (_thread.lock)"),
+        (by_value(Outer), "`Outer.lock` (threading.Lock)"),
         (
             by_value(with_default),
-            "(_thread.lock) among the defaults of `with_default`",
+            "(threading.Lock) among the defaults of `with_default`",
         ),
     ],
 )
@@ -398,9 +398,9 @@ def test_an_error_names_what_a_function_drags_along(
 
 
 def test_an_error_names_the_argument() -> None:
-    with pytest.raises(SerializationError, match=r"`args\[1\]\.db\.lock` \(_thread\.lock\)"):
+    with pytest.raises(SerializationError, match=r"`args\[1\]\.db\.lock` \(threading\.Lock\)"):
         dump_arguments((1, settings), {}, is_ref)
-    with pytest.raises(SerializationError, match=r"`cfg\.db\.lock` \(_thread\.lock\)"):
+    with pytest.raises(SerializationError, match=r"`cfg\.db\.lock` \(threading\.Lock\)"):
         dump_arguments((1,), {"cfg": settings}, is_ref)
 
 

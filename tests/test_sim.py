@@ -1,6 +1,7 @@
 """The simulator's own tests: seeds that must pass, mistakes that must be found, one history."""
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -20,6 +21,7 @@ FAULTS = (
     "driver crash",
     "drop",
     "duplicate",
+    "memory shortage",
     "node crash",
     "pause",
     "poison call",
@@ -30,7 +32,7 @@ FAULTS = (
     "worker-client crash",
 )
 
-NEVER_SAID = frozenset(())
+NEVER_SAID: frozenset[str] = frozenset()
 """Messages that the model has no use for."""
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
@@ -71,8 +73,12 @@ def test_the_same_seed_is_the_same_history_under_another_hash_seed() -> None:
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize(("mutant", "seed"), MUTANTS, ids=[one.__name__ for one, _ in MUTANTS])
-def test_a_mistake_made_on_purpose_is_found(mutant: Callable[[], Change], seed: int) -> None:
+@pytest.mark.parametrize(
+    ("mutant", "seed", "invariant"), MUTANTS, ids=[one.__name__ for one, _, _ in MUTANTS]
+)
+def test_a_mistake_made_on_purpose_is_found_by_what_it_breaks(
+    mutant: Callable[[], Change], seed: int, invariant: str
+) -> None:
     assert not run_seed(seed).error
     with planted(mutant):
-        assert run_seed(seed).error
+        assert re.match(invariant, run_seed(seed).error)

@@ -1,5 +1,7 @@
 """The node's store: which segment holds what, what is warm, who waits for room, what is freed."""
 
+import msgspec
+
 from fabric.config import Limits
 from fabric.core.effects import CreateSegment, RecycleSegment, Send, UnlinkSegment
 from fabric.core.events import SELF, SegmentRecycled
@@ -117,10 +119,12 @@ def test_who_waits_in_vain_is_told_what_is_there() -> None:
     store.on_allocate(W2, Allocate(o(2), 1, PAGE), 0.0)
     assert store.segments.deadline() == 3.0
     text = (
-        "the object store is full: 4,096 bytes needed, 4,096 in all, 4,096 in 1 objects, "
-        "0 in 0 freed ones that readers still map; the largest: o:64726976-1 4,096"
+        "the object store is full: 4,096 bytes needed, 4,096 in all, 4,096 in objects (1 of them), "
+        "0 in freed ones that readers still map (0 of them); the largest: o:64726976-1 4,096"
     )
-    assert store.tick(3.0) == [Send(W2, AllocationFailed(o(2), 1, Failure("store_full", text)))]
+    figures = msgspec.msgpack.encode({"need": PAGE, "free": 0})
+    full = Failure("store_full", text, figures)
+    assert store.tick(3.0) == [Send(W2, AllocationFailed(o(2), 1, full))]
 
 
 def test_behind_one_who_gave_up_others_may_find_room() -> None:
@@ -134,9 +138,11 @@ def test_behind_one_who_gave_up_others_may_find_room() -> None:
 
 
 def test_what_is_larger_than_the_store_fails_at_once() -> None:
-    (effect,) = new_store(1).on_allocate(W1, Allocate(o(1), 1, 2 * PAGE), 0.0)
-    assert isinstance(effect, Send)
-    assert isinstance(effect.message, AllocationFailed)
+    text = "a value of 8,192 bytes is larger than the whole object store, which has 4,096"
+    figures = msgspec.msgpack.encode({"need": 2 * PAGE, "free": PAGE})
+    assert new_store(1).on_allocate(W1, Allocate(o(1), 1, 2 * PAGE), 0.0) == [
+        Send(W1, AllocationFailed(o(1), 1, Failure("store_too_small", text, figures)))
+    ]
 
 
 def test_a_newer_attempt_replaces_the_older_ones() -> None:

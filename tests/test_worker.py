@@ -231,6 +231,14 @@ def test_a_worker_that_is_to_end_finishes_its_call_first() -> None:
     assert tell(worker) == []
 
 
+def test_a_worker_ends_when_the_refs_in_its_answers_have_been_taken() -> None:
+    worker = queued(1)
+    hear(worker, NODE, EndWorker())
+    result = done(1, contained=((o(7, client=OTHER),),))
+    assert tell(worker, CallRan(result)) == [answers(ME, 1, result)]
+    assert hear(worker, ME, Taken((c(1),))) == [LetGo((c(1),)), Exit("ended by its node")]
+
+
 # -- calls that wait or take long
 
 

@@ -7,7 +7,8 @@ the simulator performs them too, in its own world.
 import msgspec
 
 from fabric.ids import Address, CallId, Incarnation, ObjectId
-from fabric.protocol.messages import AnyMessage, DefineFunction, DefineJob, ViewChanged
+from fabric.protocol.cluster import ViewChanged
+from fabric.protocol.messages import AnyMessage, DefineFunction, DefineJob, OutputWritten
 from fabric.protocol.records import Record
 from fabric.protocol.values import ActorSpec, Call, Failure, Value
 
@@ -57,6 +58,13 @@ class Drain(Effect, frozen=True, gc=False):
     """The worker behind that peer is dead: hear what it still said, then report `Drained`."""
 
     peer: Address
+
+
+class ShowOutput(Effect, frozen=True, gc=False):
+    """Print what that node's workers wrote; `OutputPrinted` reports."""
+
+    node: Address
+    message: OutputWritten
 
 
 # worker
@@ -138,6 +146,19 @@ class KillRunning(Effect, frozen=True, gc=False):
     worker: Incarnation
     lease: int
     number: int
+
+
+class DrainOutput(Effect, frozen=True, gc=False):
+    """Tell what those workers have written before this (`WorkerWrote`), then `OutputDrained`."""
+
+    request: CallId
+    workers: tuple[Incarnation, ...]
+
+
+class MeasureMemory(Effect, frozen=True, gc=False):
+    """Tell how much memory is used (`MemoryMeasured`), and by these workers how much of it."""
+
+    workers: tuple[Incarnation, ...] = ()
 
 
 class WatchProcess(Effect, frozen=True, gc=False):

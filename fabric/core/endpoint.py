@@ -9,14 +9,14 @@ durable; the links' own beats never are. Nothing here touches a socket or knows 
 
 from collections import deque
 from collections.abc import Mapping
-from itertools import count
 
 from fabric.config import Limits
 from fabric.core.effects import Commit, Effect, Hangup, Publish, Send, Transmit
 from fabric.core.events import SELF, Event, PeerLost
-from fabric.core.link import HelloRefused, Link, LinkForgotten
+from fabric.core.link import HelloRefused, Link, LinkForgotten, Lives
 from fabric.core.machine import Machine, WordError
 from fabric.ids import Address
+from fabric.protocol.cluster import ViewChanged
 from fabric.protocol.frames import (
     ACK,
     BEAT,
@@ -29,9 +29,11 @@ from fabric.protocol.frames import (
     encode_bodies,
     unpack_header,
 )
-from fabric.protocol.messages import AnyMessage, ViewChanged
+from fabric.protocol.messages import AnyMessage
 
 _NEVER = float("inf")
+_SPOKEN = frozenset((Commit, Send, Hangup, Publish))
+"""Effects that concern links; all others are the shell's alone."""
 
 
 class Endpoint:
@@ -42,11 +44,12 @@ class Endpoint:
         self.machine = machine
         self._cluster = cluster
         self._limits = limits
-        self._lives = count(1)
+        self._lives = Lives()
         self._links: dict[Address, Link] = {}
         self._gathered: list[Effect] = []
         self._stirred: dict[Address, Link] = {}  # heard from in this turn
-        self._unknown: dict[Address, int] = {}  # strayed in this turn -> the link it believed in
+        # strayed in this turn -> the link it believed in, and the newest life that we had given
+        self._unknown: dict[Address, tuple[int, int]] = {}
         self._timed: dict[Address, Link] = {}  # those that have a deadline
         self._wake_at = _NEVER  # no later than the earliest of them
         self._commits = 0
@@ -101,7 +104,7 @@ class Endpoint:
                 else:
                     self._links[peer] = self._stirred[peer] = link
             elif kind in (DATA, BEAT):
-                self._unknown[peer] = number
+                self._unknown[peer] = (number, self._lives.newest)
             elif kind not in (ACK, UNKNOWN):
                 raise FrameError(f"a frame of unknown kind {kind}")
         except FrameError:
@@ -127,6 +130,8 @@ class Endpoint:
         """End the turn: everything that is to happen now, in order."""
         self._gathered += self.machine.tick(now)
         effects, self._gathered = self._gathered, []
+        if self._is_quiet(effects, now):  # between two tiny calls of a worker, say
+            return effects
         commit = 0
         if self._held or Commit in map(type, effects):
             effects, commit = self._hold(effects)
@@ -142,6 +147,12 @@ class Endpoint:
         if is_due:
             self._set_wake()
         return out
+
+    def _is_quiet(self, effects: list[Effect], now: float) -> bool:
+        """Nobody was heard, nothing is to be said, and no link has anything to say by itself."""
+        return not (
+            self._stirred or self._unknown or self._held or now >= self._wake_at
+        ) and _SPOKEN.isdisjoint(map(type, effects))
 
     def committed(self, number: int, now: float) -> list[Effect]:
         """That commit (counted from 1 as they appeared) and all before it are durable."""
@@ -208,8 +219,8 @@ class Endpoint:
     def _answer(self, peers: list[Address], now: float) -> list[Effect]:
         """What the links themselves have to say to peers that get no message now."""
         out: list[Effect] = []
-        for peer, number in self._unknown.items():
-            out.append(Transmit(peer, HEADER.pack(UNKNOWN, number, 0, 0)))
+        for peer, (number, newest) in self._unknown.items():
+            out.append(Transmit(peer, HEADER.pack(UNKNOWN, number, newest, 0)))
         self._unknown.clear()
         for peer in peers:
             link = self._links.get(peer)

@@ -185,6 +185,13 @@ class Drained(Event, frozen=True, gc=False):
     peer: Address
 
 
+class OutputPrinted(Event, frozen=True, gc=False):
+    """So many bytes of output that came from that node have been shown."""
+
+    node: Address
+    nbytes: int
+
+
 # worker: what its main thread says
 
 
@@ -229,6 +236,52 @@ class WorkerExited(Event, frozen=True, gc=False):
     signal: int | None
     progress: tuple[Progress, ...]
     log_tail: str = ""
+    known_from: int = 0
+    """Leases below it may be missing in ``progress``."""
+    pid: int = 0
+    rss: int = 0
+    """At its largest, in bytes."""
+    memory_limit: int = 0
+    """Not 0 if the kernel ended it because these bytes were used up."""
+    reason: str = ""
+    """Why it never began."""
+
+
+class WorkerMemory(msgspec.Struct, frozen=True, gc=False):
+    """What ending a worker would give back, and since when its call runs (0 if none does)."""
+
+    worker: Incarnation
+    rss: int
+    started_at: float
+
+
+class MemoryMeasured(Event, frozen=True, gc=False):
+    """What `MeasureMemory` found: bytes in use where it is tightest, of how many (0: no limit)."""
+
+    used: int
+    limit: int
+    workers: tuple[WorkerMemory, ...] = ()
+
+
+class SegmentFailed(Event, frozen=True, gc=False):
+    """`CreateSegment` could not: the file system is full."""
+
+    segment: str
+
+
+class WorkerWrote(Event, frozen=True, gc=False):
+    """A worker's process wrote these whole lines, running what has that name."""
+
+    worker: Incarnation
+    is_error: bool
+    name: str
+    text: bytes
+
+
+class OutputDrained(Event, frozen=True, gc=False):
+    """`DrainOutput` is done, and all it found was told before."""
+
+    request: CallId
 
 
 class ProcessEnded(Event, frozen=True, gc=False):

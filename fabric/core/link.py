@@ -49,6 +49,20 @@ class LinkForgotten(FrameError):
     """The peer has ended a link that was up: what it had not acknowledged is lost."""
 
 
+class Lives:
+    """Growing numbers for the links of one endpoint, none of them given twice."""
+
+    def __init__(self) -> None:
+        self.newest = 0
+
+    def __iter__(self) -> "Lives":
+        return self
+
+    def __next__(self) -> int:
+        self.newest += 1
+        return self.newest
+
+
 class Link:
     """One side of a link. `hear` frames, `settle` each turn, `queue` bodies, then `speak`."""
 
@@ -153,7 +167,7 @@ class Link:
         """
         kind, link, seq, ack = unpack_header(frame)
         if link != self._peer_link or kind == HELLO:
-            self._on_unnumbered(kind, link, ack, frame, now)
+            self._on_unnumbered(kind, link, seq, ack, frame, now)
             return None
         if ack > self._acked:
             self._on_ack(ack)
@@ -200,14 +214,16 @@ class Link:
         self._asked_at = now
         self._must_greet = self._wants_resend = True
 
-    def _on_unnumbered(self, kind: int, link: int, ack: int, frame: bytes, now: float) -> None:
+    def _on_unnumbered(
+        self, kind: int, link: int, seq: int, ack: int, frame: bytes, now: float
+    ) -> None:
         """What may come before the peer's life is known, or from another of its lives."""
         if self.refusal:
             return
         if kind == HELLO:
             self._on_hello(decode_hello(frame), ack)
         elif kind == UNKNOWN:
-            self._on_unknown(link, now)
+            self._on_unknown(link, seq, now)
         elif kind in (DATA, BEAT, ACK):
             self._on_stranger(now)
         else:
@@ -260,9 +276,11 @@ class Link:
         self._restarts += 1
         self._begin_speaking()
 
-    def _on_unknown(self, link: int, now: float) -> None:
+    def _on_unknown(self, link: int, newest: int, now: float) -> None:
         if link != self._link:
             return  # said to a life that is over
+        if self._peer_life > newest:
+            return  # said before the peer had this link
         if self._peer_life:
             raise LinkForgotten("it has ended the link")
         if now < self._reopened_at + self._beat_s / 2:

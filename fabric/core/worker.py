@@ -137,6 +137,8 @@ class WorkerMachine:
             self.running = following
             effects.append(following)
         elif self.ending is not None and self.running is None and not self._is_ended:
+            if self.handed:  # refs that we alone keep, until whoever got them is counted
+                return [*effects, *self._answers()]
             self._is_ended = True
             effects += [*self._answers(), Exit(self.ending)]
         return effects

@@ -29,7 +29,10 @@ BEAT = 3
 ACK = 4
 """What I have heard; wants no answer. Unnumbered, repeats seq."""
 UNKNOWN = 5
-"""I know no such link (its number is the one refused): introduce yourself. Unnumbered."""
+"""I know no such link (its number is the one refused): introduce yourself. Unnumbered.
+
+Its seq is the newest life that I have given a link so far: a younger one is not meant.
+"""
 
 ARRAY_HEADER_BYTES = 5
 """The most that msgpack puts before the items of a list."""

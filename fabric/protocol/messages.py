@@ -7,27 +7,34 @@ both files; changing them changes `PROTOCOL` (a test insists).
 """
 
 from fabric.ids import ActorId, Address, CallId, FunctionId, Incarnation, JobId, ObjectId
+from fabric.protocol.cluster import (
+    EndJob,
+    GetView,
+    LeaveNode,
+    NodeFenced,
+    NodeHeartbeat,
+    NodeJoined,
+    RegisterJob,
+    View,
+    ViewChanged,
+)
 from fabric.protocol.values import (
     ActorSpec,
     ActorView,
     Call,
     CallDone,
+    Crash,
     Failure,
     JobSpec,
-    JobView,
+    Message,
     NodeView,
     Progress,
     Shape,
-    Struct,
     Value,
 )
 
-PROTOCOL = 2
+PROTOCOL = 5
 """The wire integer: two processes talk only if theirs are equal."""
-
-
-class Message(Struct, frozen=True, array_like=True, tag_field="type", tag=True, gc=False):
-    """What travels as an item of a frame."""
 
 
 # ---------------------------------------------------------------------------- clients to their node
@@ -40,6 +47,7 @@ class RegisterClient(Message, frozen=True, array_like=True, tag="register_client
     is_driver: bool
     job: JobSpec
     entrypoint: str
+    wants_output: bool = False
 
 
 class ClientRegistered(Message, frozen=True, array_like=True, tag="client_registered", gc=False):
@@ -62,6 +70,7 @@ class RequestLease(Message, frozen=True, array_like=True, tag="request_lease", g
     wanted: int
     depth: int
     job: JobId
+    may_retry: bool = True
 
 
 class LeaseGranted(Message, frozen=True, array_like=True, tag="lease_granted", gc=False):
@@ -86,12 +95,12 @@ class ReturnLease(Message, frozen=True, array_like=True, tag="return_lease", gc=
 
 
 class WorkerDied(Message, frozen=True, array_like=True, tag="worker_died", gc=False):
-    """node -> client that leased it. The worker is gone; this is how far it had come."""
+    """node -> client that leased it. How far each lease came; some below ``known_from`` lack."""
 
     worker: Address
-    lease: int
-    progress: Progress | None
-    failure: Failure
+    progress: tuple[Progress, ...]
+    known_from: int
+    crash: Crash
 
 
 class ClientDied(Message, frozen=True, array_like=True, tag="client_died", gc=False):
@@ -99,6 +108,28 @@ class ClientDied(Message, frozen=True, array_like=True, tag="client_died", gc=Fa
 
     client: Incarnation
     is_orderly: bool = False
+
+
+class OutputWritten(Message, frozen=True, array_like=True, tag="output_written", gc=False):
+    """node -> driver. A worker of yours wrote these lines; so many before them are left out."""
+
+    pid: int
+    name: str
+    is_error: bool
+    text: bytes
+    omitted: int = 0
+
+
+class OutputShown(Message, frozen=True, array_like=True, tag="output_shown", gc=False):
+    """driver -> node. So many bytes more of that are printed: there is room for others."""
+
+    nbytes: int
+
+
+class FlushOutput(Message, frozen=True, array_like=True, tag="flush_output", gc=False):
+    """driver -> node -> driver. I am about to leave: send what is written, and this behind it."""
+
+    request: CallId
 
 
 # -------------------------------------------------------------------------- calls, client to worker
@@ -293,7 +324,6 @@ class ObjectReady(Message, frozen=True, array_like=True, tag="object_ready", gc=
 
 class CreateActor(Message, frozen=True, array_like=True, tag="create_actor", gc=False):
     """client -> node -> control store. Reserve its name, place it, keep it alive by its policy.
-
     One answer comes: `ActorChanged` if it was made, `ActorRefused` if it cannot be. Where
     ``get_if_exists`` is set and the name is taken, nothing is made and the answer is `NamedActor`
     with the call id of this actor's id as ``request``: the client uses the actor it names instead.
@@ -338,11 +368,8 @@ class GetNamedActor(Message, frozen=True, array_like=True, tag="get_named_actor"
 
 
 class NamedActor(Message, frozen=True, array_like=True, tag="named_actor", gc=False):
-    """control store -> node -> client. That one, or nobody.
-
-    ``spec`` is without the constructor's arguments. Also the answer to `CreateActor` with
-    ``get_if_exists`` whose name is taken: ``request`` is then the call id of the id not used.
-    """
+    """control store -> node -> client. That one, without the constructor's arguments, or nobody.
+    `CreateActor` may have this answer, too."""
 
     request: CallId
     spec: ActorSpec | None
@@ -425,76 +452,16 @@ class JoinNode(Message, frozen=True, array_like=True, tag="join_node", gc=False)
     actors: tuple[ActorStarted, ...] = ()
 
 
-class NodeJoined(Message, frozen=True, array_like=True, tag="node_joined", gc=False):
-    """control store -> node. You are in, under that epoch."""
-
-    epoch: int
-    cluster: str
-
-
-class NodeHeartbeat(Message, frozen=True, array_like=True, tag="node_heartbeat", gc=False):
-    """node -> control store. I live, and this is what I have free."""
-
-    view: NodeView
-
-
-class NodeFenced(Message, frozen=True, array_like=True, tag="node_fenced", gc=False):
-    """control store -> node. I declared you dead: end, or join again as somebody new."""
-
-
-class RegisterJob(Message, frozen=True, array_like=True, tag="register_job", gc=False):
-    """node -> control store. A driver started a job."""
-
-    view: JobView
-    spec: JobSpec
-
-
-class EndJob(Message, frozen=True, array_like=True, tag="end_job", gc=False):
-    """node -> control store. That client of the job is gone: actors it made end unless detached.
-
-    Where it is the job's driver, the job is over, with the actors that any client of it made.
-    """
-
-    job: JobId
-    client: Incarnation
-
-
-class GetView(Message, frozen=True, array_like=True, tag="get_view", gc=False):
-    """client -> node -> control store. The whole view, please; a node asks without a request."""
-
-    request: bytes
-
-
-class View(Message, frozen=True, array_like=True, tag="view", gc=False):
-    """control store -> node -> client. Nodes, actors and jobs as of ``(epoch, sequence)``."""
-
-    request: bytes
-    epoch: int
-    sequence: int
-    nodes: tuple[NodeView, ...]
-    actors: tuple[ActorView, ...]
-    jobs: tuple[JobView, ...]
-
-
-class ViewChanged(Message, frozen=True, array_like=True, tag="view_changed", gc=False):
-    """control store -> everybody. Published: what changed, or that nothing did; gap: `GetView`."""
-
-    epoch: int
-    sequence: int
-    nodes: tuple[NodeView, ...] = ()
-    actors: tuple[ActorView, ...] = ()
-    jobs: tuple[JobView, ...] = ()
-
-
 AnyMessage = (
     RegisterClient | ClientRegistered | UnregisterClient | RequestLease | LeaseGranted
-    | Unschedulable | ReturnLease | WorkerDied | ClientDied | DefineJob | DefineFunction | RunCalls
-    | CallsDone | CallsReturned | CancelCalls | Taken | KillCall | WorkerReady | RecallLease
-    | LeaseReturned | WorkerBlocked | WorkerResumed | EndWorker | Allocate | Allocated
-    | AllocationFailed | SealObject | FreeObjects | AddBorrower | BorrowerAdded | Release
-    | WantObject | CancelObject | ObjectReady | CreateActor | ActorRefused | WatchActor
-    | ActorChanged | EndActor | GetNamedActor | NamedActor | PlaceActor | StartActor | ActorStarted
-    | ActorFailed | StopActor | PutFunction | GetFunction | FunctionFound | JoinNode | NodeJoined
-    | NodeHeartbeat | NodeFenced | RegisterJob | EndJob | GetView | View | ViewChanged
+    | Unschedulable | ReturnLease | WorkerDied | ClientDied | OutputWritten | OutputShown
+    | DefineJob | DefineFunction | RunCalls | CallsDone | CallsReturned | CancelCalls | Taken
+    | KillCall | WorkerReady | RecallLease | LeaseReturned | WorkerBlocked | WorkerResumed
+    | EndWorker | Allocate | Allocated | AllocationFailed | SealObject | FreeObjects | AddBorrower
+    | BorrowerAdded | Release | WantObject | CancelObject | ObjectReady | CreateActor | ActorRefused
+    | WatchActor | ActorChanged | EndActor | GetNamedActor | NamedActor | PlaceActor | StartActor
+    | ActorStarted | ActorFailed | StopActor | PutFunction | GetFunction | FunctionFound
+    | FlushOutput | GetView | View | ViewChanged | JoinNode | NodeJoined | NodeHeartbeat | LeaveNode
+    | NodeFenced | RegisterJob | EndJob
 )  # fmt: skip
 """The closed set of messages; a frame's body is a list of them."""

@@ -13,6 +13,10 @@ class Struct(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What travels inside messages."""
 
 
+class Message(Struct, frozen=True, array_like=True, tag_field="type", tag=True, gc=False):
+    """What travels as an item of a frame."""
+
+
 # ------------------------------------------------------------------------------------------- values
 
 
@@ -101,6 +105,26 @@ class Progress(Struct, frozen=True, array_like=True, gc=False):
     lease: int
     number: int
     finished: bool
+
+
+class Crash(Struct, frozen=True, array_like=True, gc=False):
+    """How a worker's process ended: by a signal, or with an exit code, or it never began.
+
+    ``task`` and ``attempt`` are filled in by the owner of the call that ran. ``limit`` is not 0
+    where it was ended because its node ran out of memory: the bytes there were, ``rss`` of them its
+    own. ``reason`` says why it could not be started.
+    """
+
+    task: str = ""
+    attempt: int = 0
+    exit_code: int | None = None
+    signal: int | None = None
+    pid: int = 0
+    node: Address = Address("")
+    rss: int = 0
+    limit: int = 0
+    last_words: str = ""
+    reason: str = ""
 
 
 class ActorSpec(Struct, frozen=True, array_like=True, gc=False):

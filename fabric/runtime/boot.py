@@ -5,6 +5,7 @@ in parallel and live in a session of their own. The settings come through the de
 argv.
 """
 
+import importlib
 import os
 import signal
 import sys
@@ -21,6 +22,8 @@ def main() -> None:
     settings = read_settings(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control_pid = _fork_control(settings)
+    # nothing here needs it: the zygote's workers do, and share its pages, if it is here before them
+    importlib.import_module("cloudpickle")
     prctl(PR_SET_NAME, b"fabric:node")
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:

@@ -12,18 +12,15 @@ order in which a thread tells is the order in which the machine hears.
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import msgspec
-
 from fabric.config import Limits
 from fabric.core.client.client import ClientMachine
-from fabric.core.effects import Effect, Reply, Resolve, WriteSegment
+from fabric.core.effects import Effect, Reply, Resolve, ShowOutput, WriteSegment
 from fabric.core.endpoint import Endpoint
 from fabric.core.events import (
     Ask,
@@ -45,7 +42,6 @@ from fabric.exceptions import (
 from fabric.failures import load_failure
 from fabric.ids import (
     ActorId,
-    Address,
     CallId,
     FunctionId,
     Incarnation,
@@ -53,17 +49,22 @@ from fabric.ids import (
     address,
     call_id,
 )
-from fabric.protocol.messages import AnyMessage, ClientRegistered, GetView, View
+from fabric.protocol.cluster import GetView, View
+from fabric.protocol.messages import AnyMessage, ClientRegistered
 from fabric.protocol.values import UNIT, Failure, JobSpec, Sealed, Shape, Value
 from fabric.refs import ObjectRef
 from fabric.runtime.arguments import pack
 from fabric.runtime.large_values import LargeValues
 from fabric.runtime.questions import Questions
+from fabric.runtime.settings import Place
 from fabric.runtime.shared_refs import SharedRefs
+from fabric.runtime.terminal import Terminal
+from fabric.runtime.turns import Turns
 from fabric.runtime.waits import Waiting
 from fabric.serialization import Dumped, dump, function_id, load
 
 if TYPE_CHECKING:
+    from fabric.runtime.loop import Loop
     from fabric.runtime.waits import Blocking
 
 Ref = ObjectRef[Any]
@@ -76,19 +77,6 @@ ANSWER_S = 60.0
 
 LINGER_S = 0.2
 """Last words may take this long to leave."""
-
-CLOSE_S = 2.0
-"""The loop thread gets this long to say goodbye."""
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Where a client belongs: which fabric, which node, which directories."""
-
-    cluster: str
-    node: Address
-    control: Address
-    runtime_directory: str
-    store_directory: str
 
 
 class Client:
@@ -104,6 +92,7 @@ class Client:
         is_driver: bool,
         entrypoint: str = "",
         blocking: Blocking | None = None,
+        wants_output: bool = False,
     ) -> None:
         self.me = incarnation
         self.pid = os.getpid()
@@ -123,7 +112,9 @@ class Client:
             is_driver=is_driver,
             pid=self.pid,
             entrypoint=entrypoint,
+            wants_output=wants_output,
         )
+        self.terminal = Terminal(lambda event: self.tell(event), place) if wants_output else None
         self.tell: Callable[[Event], None] = _nobody_hears
         self.why_closed: FabricError | None = None
         self.failure: BaseException | None = None  # of the loop thread
@@ -138,53 +129,47 @@ class Client:
         self.large = LargeValues(self)
         self.shared = SharedRefs(self)
         self.waits = Waiting(self)
-        self._is_ending = False
-        self._thread = threading.Thread(target=self._run, name="fabric-client", daemon=True)
+        self.turns = Turns(
+            self._open_loop, self._close_loop, self._on_failure, is_lent=blocking is None
+        )
 
     # -- life
 
     def start(self) -> None:
         """Start the loop thread; returns when it has its sockets."""
-        answer = self.questions.expect(b"started")
-        self._thread.start()
-        answer.wait(self.answer_s)
+        if not self.turns.start(self.answer_s):
+            raise ClusterError(f"The client's loop has not started within {self.answer_s:g} s.")
+        self.check()
+        self.tell = self.turns.tell
 
-    def _run(self) -> None:
-        try:
-            self._turn_until_the_end()
-        except BaseException as error:  # fails every waiter; the user's process goes on
-            self.failure = error
-            self._fail_everything(Failure("cluster", f"The client's loop has failed: {error!r}."))
-            if not isinstance(error, Exception):
-                raise
-
-    def _turn_until_the_end(self) -> None:
+    def _open_loop(self) -> Loop:
         from fabric.runtime import sockets
-        from fabric.runtime.loop import Loop
+        from fabric.runtime.loop import START_GRACE_S, Loop
 
-        context = sockets.new_context()
         endpoint = Endpoint(
             self.address, self.machine, cluster=self.place.cluster, limits=self.limits
         )
+        self._context = sockets.new_context()
         loop = Loop(
             endpoint,
-            context,
+            self._context,
             self.place.runtime_directory,
             clock=time.monotonic,
             perform=self._perform,
             frame_bytes_max=self.limits.frame_bytes_max,
         )
-        try:
-            loop.dial(self.place.node)
-            self.tell = loop.tell_soon
-            self.questions.answer(b"started", None)
-            while not self._is_ending:
-                loop.turn(math.inf)
-            loop.turn(0.0)
-        finally:
-            self.tell = _nobody_hears
-            loop.close(LINGER_S)
-            context.destroy(linger=int(1000 * LINGER_S))
+        loop.dial(self.place.node, START_GRACE_S)
+        return loop
+
+    def _close_loop(self, loop: Loop) -> None:
+        self.tell = _nobody_hears
+        loop.close(LINGER_S)
+        self._context.destroy(linger=int(1000 * LINGER_S))
+
+    def _on_failure(self, error: BaseException) -> None:
+        self.failure = error
+        self.tell = _nobody_hears
+        self._fail_everything(Failure("cluster", f"The client's loop has failed: {error!r}."))
 
     def close(self) -> None:
         """Say goodbye and end the loop thread. What is still waited for fails. Idempotent."""
@@ -192,10 +177,10 @@ class Client:
             if self.why_closed is not None:
                 return
             self.why_closed = SessionEndedError("The session of this ref or handle is over.")
+        if self.terminal is not None:
+            self.terminal.finish(self)
         self.tell(Leave())
-        self._is_ending = True
-        self.tell(Drop(()))  # wakes the loop, which then sees that it is to end
-        self._thread.join(CLOSE_S)
+        self.turns.close()
         self.tell = _nobody_hears
         self._fail_everything(Failure("session_ended", str(self.why_closed.text)))
         self.waits.close()
@@ -205,6 +190,7 @@ class Client:
         """In a forked child: nothing of the parent's client may be touched."""
         self.why_closed = why
         self.tell = _nobody_hears
+        self.turns.abandon()
         self._lock = threading.Lock()  # another thread of the parent may hold the old one
 
     def check(self) -> None:
@@ -230,6 +216,8 @@ class Client:
             self._on_reply(effect.request, effect.message)  # type: ignore[attr-defined]
         elif kind is WriteSegment:
             self.large.questions.answer(effect.object_id, effect)  # type: ignore[attr-defined]
+        elif kind is ShowOutput and self.terminal is not None:
+            self.terminal.show(effect)  # type: ignore[arg-type]
         else:
             raise TypeError(f"a client cannot perform {effect!r}")
 
@@ -238,8 +226,9 @@ class Client:
         if ref is None:
             return
         # the value first, then who looks for it: see `fabric.refs`
-        is_known = self.machine.references.value_of(object_id) is not None
-        ref._is_tracked = ref._is_tracked or is_known
+        is_known = self.machine.references.knows(object_id)
+        if is_known:
+            ref._is_tracked = True
         ref._value = value
         self.inflight.pop(object_id, None)
         if not is_known and (ref._is_awaited or ref._is_shared) and object_id.startswith(self.me):

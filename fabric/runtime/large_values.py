@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Any
 from fabric.core.effects import WriteSegment
 from fabric.core.events import Drop, Put, SegmentWritten, WantSegment
 from fabric.core.sizes import segment_bytes
-from fabric.exceptions import ObjectLostError, ObjectStoreFullError
+from fabric.exceptions import ObjectLostError
 from fabric.failures import load_failure
 from fabric.ids import ObjectId, incarnation_of
 from fabric.images import Dumped
 from fabric.protocol.values import Failure, Sealed
 from fabric.runtime.questions import Questions
-from fabric.runtime.segments import SegmentMoved, SegmentWriter, open_segment, segment_path
+from fabric.runtime.segments import (
+    SegmentMoved,
+    SegmentWriter,
+    open_segment,
+    segment_path,
+    store_full,
+)
 
 if TYPE_CHECKING:
     from fabric.runtime.client import Client
@@ -51,15 +57,13 @@ class LargeValues:
         sealed = Sealed(place.segment, place.generation, nbytes, node)
         try:
             self._copy(sealed, dumped, place.is_warm)
-        except OSError as error:
+        except (OSError, SegmentMoved) as error:
             client.tell(Put(object_id, sealed))
             client.tell(Drop((object_id,)))  # the node may have the segment back
-            if error.errno != errno.ENOSPC:
+            if isinstance(error, OSError) and error.errno != errno.ENOSPC:
                 raise
-            raise ObjectStoreFullError(
-                f"A value of {nbytes:,} bytes does not fit: the file system of"
-                f" {client.place.store_directory} is full."
-            ) from error
+            full = store_full(client.place.store_directory, "A value", nbytes, str(error))
+            raise load_failure(full) from error
         client.tell(SegmentWritten(object_id, 0))
         return sealed
 

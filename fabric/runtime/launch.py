@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 
 import fabric
+from fabric.runtime.memory import MemoryMeter
+from fabric.runtime.orphans import NODE_MARK
 from fabric.runtime.settings import FabricSettings, encode_settings
 
 START_S = 30.0
@@ -25,7 +27,6 @@ LOG_LINES = 20
 MEMORY_SHARE = 0.3
 SHARED_MEMORY_SHARE = 0.8
 STORE_BYTES_MIN = 64 * 1024 * 1024
-CGROUP_LIMIT = "/sys/fs/cgroup/memory.max"
 
 BOOT = "import sys; sys.path.insert(0, {!r}); from fabric.runtime.boot import main; main()"
 """Not ``-m``: that puts the working directory, whatever it contains, before everything else."""
@@ -55,6 +56,7 @@ def launch(
             cwd="/" if is_daemon else None,
             pass_fds=(reader, *locks),
             start_new_session=True,
+            env={**os.environ, NODE_MARK: settings.node},
         )
     except BaseException:
         os.close(writer)
@@ -98,12 +100,7 @@ def tail_of(path: str) -> str:
 
 def default_store_bytes() -> int:
     """The smaller of a share of this machine's (or cgroup's) memory and of free shared memory."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if os.path.exists(CGROUP_LIMIT):
-        with open(CGROUP_LIMIT) as limit:
-            text = limit.read().strip()
-        memory = min(memory, int(text)) if text.isdigit() else memory
-    nbytes = int(memory * MEMORY_SHARE)
+    nbytes = int(MemoryMeter().limit * MEMORY_SHARE)
     if os.path.isdir("/dev/shm"):
         free = os.statvfs("/dev/shm")
         nbytes = min(nbytes, int(free.f_bavail * free.f_frsize * SHARED_MEMORY_SHARE))

@@ -16,7 +16,7 @@ import msgspec
 import zmq
 
 from fabric.ids import Address
-from fabric.protocol.messages import ViewChanged
+from fabric.protocol.cluster import ViewChanged
 from fabric.runtime import sockets
 
 Hear = Callable[[Address, bytes, float], None]
@@ -57,7 +57,7 @@ class Dialed:
     """
 
     __slots__ = (
-        "_events",
+        "_get",
         "_hear",
         "_recv",
         "_send",
@@ -81,10 +81,10 @@ class Dialed:
         self._hear = hear
         self._recv = socket.recv
         self._send = sockets.sender(socket)
-        self._events = socket.getsockopt
+        self._get = sockets.reader_of_options(socket)
 
     def has_frames(self) -> bool:
-        return bool(int(self._events(EVENTS)) & POLLIN)
+        return bool(self._get(EVENTS) & POLLIN)
 
     def hear(self, now: float, frames_max: int) -> int:
         heard = 0
@@ -133,7 +133,7 @@ class Listener:
     """The ROUTER, and who has been heard on it."""
 
     __slots__ = (
-        "_events",
+        "_get",
         "_hear",
         "_identities",
         "_peers",
@@ -149,7 +149,7 @@ class Listener:
         self._hear = hear
         self._recv = socket.recv
         self._send = sockets.sender(socket)
-        self._events = socket.getsockopt
+        self._get = sockets.reader_of_options(socket)
         self._peers: dict[bytes, Address] = {}
         self._identities: dict[Address, bytes] = {}
 
@@ -157,7 +157,7 @@ class Listener:
         return peer in self._identities
 
     def has_frames(self) -> bool:
-        return bool(int(self._events(EVENTS)) & POLLIN)
+        return bool(self._get(EVENTS) & POLLIN)
 
     def hear(self, now: float, frames_max: int) -> int:
         heard = 0
@@ -169,7 +169,7 @@ class Listener:
             heard += 1
             frame = self._recv(NOBLOCK)
             peer = self._peers.get(identity) or self._admit(identity)
-            if self._events(RCVMORE):
+            if self._get(RCVMORE):
                 self._skip()
             elif peer is not None:
                 self._hear(peer, frame, now)
@@ -188,7 +188,7 @@ class Listener:
 
     def _skip(self) -> None:
         """Ours are messages of one frame; whoever sends more is not heard."""
-        while self._events(RCVMORE):
+        while self._get(RCVMORE):
             self._recv(NOBLOCK)
 
     def say(self, peer: Address, frame: bytes) -> bool:

@@ -68,6 +68,8 @@ READY_MAX = 64
 """Descriptors reported by one wait; the rest is reported by the next."""
 DIAL_GRACE_S = 2.0
 """A dialed peer whose socket file has no listener yet may still be starting for this long."""
+START_GRACE_S = 30.0
+"""The same for one that was started together with us."""
 DRAIN_S_MAX = 0.2
 """A dead worker counts as drained after this long, whatever libzmq says."""
 DOUBT_S_MIN = 0.01
@@ -121,6 +123,7 @@ class Loop:
         self._now = clock()
         self._frames_left = FRAMES_MAX
         self._has_slept = False
+        self._has_spoken = False  # a machine may have something to say before it hears anything
         self._told: deque[Event] = deque()
         self._durable: deque[int] = deque()
         self._effects: list[Effect] = []
@@ -141,8 +144,11 @@ class Loop:
 
     # -- who is heard
 
-    def dial(self, peer: Address) -> None:
-        """Connect to a peer, if we are not. What is said before it listens waits for it."""
+    def dial(self, peer: Address, grace_s: float = DIAL_GRACE_S) -> None:
+        """Connect to a peer, if we are not. What is said before it listens waits for it.
+
+        If nobody listens there after ``grace_s`` it is lost.
+        """
         if peer in self._dialed:
             return
         self._custody.check()
@@ -151,7 +157,7 @@ class Loop:
         self._dialed[peer] = line
         if peer[0] != "w":
             self._monitor(line, CONNECTED | DISCONNECTED)
-            self._doubted[peer] = (self._clock() + DIAL_GRACE_S, DOUBT_S_MIN)
+            self._doubted[peer] = (self._clock() + grace_s, DOUBT_S_MIN)
         sockets.connect(dealer, self._directory, peer)
         self._attend(line)
 
@@ -186,6 +192,11 @@ class Loop:
             self._wake()
             sleep.append(True)  # after the wake-up: an interrupt in between costs one too many
 
+    @property
+    def has_news(self) -> bool:
+        """Something was told and not yet heard."""
+        return bool(self._told)
+
     def wake(self) -> None:
         """The turn that sleeps now, or the next that would, does not. Any thread or signal."""
         self._wake()
@@ -218,10 +229,13 @@ class Loop:
             self._hear_told()
         self._speak()
 
-    def speak(self) -> None:
-        """A turn that looks at no socket: hear what this process told, decide, perform."""
+    def speak(self, event: Event | None = None) -> None:
+        """A turn that looks at no socket: hear what was told and that, decide, perform."""
         self._now = self._clock()
-        self._hear_told()
+        if self._told:
+            self._hear_told()
+        if event is not None:
+            self._endpoint.tell(event, self._now)
         self._speak()
 
     def _ready(self, patience_s: float) -> list[tuple[int, int]]:
@@ -242,6 +256,8 @@ class Loop:
 
     def _wait_s(self, patience_s: float) -> float:
         if self._told or self._durable or self._effects or self._frames_left < FRAMES_MAX:
+            return 0.0
+        if not self._has_spoken:
             return 0.0
         due = self._endpoint.deadline()
         wait_s = patience_s if due is None else min(patience_s, due - self._now)
@@ -278,15 +294,20 @@ class Loop:
     # -- what is said and done
 
     def _speak(self) -> None:
+        self._has_spoken = True
         effects, self._effects = self._effects, []
         while self._durable:
             effects += self._endpoint.committed(self._durable.popleft(), self._now)
         effects += self._endpoint.turn(self._now)
+        mine, perform = self._mine, self._perform
         for effect in effects:
-            if type(effect) is Transmit:
-                self._transmit(effect.peer, effect.frame)
+            kind = type(effect)
+            if kind is Transmit:
+                self._transmit(effect.peer, effect.frame)  # type: ignore[attr-defined]
+            elif kind in mine:
+                mine[kind](effect)
             else:
-                self._mine.get(type(effect), self._perform)(effect)
+                perform(effect)
 
     def _transmit(self, peer: Address, frame: bytes) -> None:
         """Say a frame, or drop it if there is no way: its link says it again when there is one."""

@@ -4,6 +4,7 @@ It forks workers through the zygote, watches processes by pidfd, and makes, recy
 files of the store. It decides nothing.
 """
 
+import errno
 import os
 import random
 import signal
@@ -15,9 +16,11 @@ from types import FrameType
 
 from fabric.core.effects import (
     CreateSegment,
+    DrainOutput,
     Effect,
     Exit,
     KillRunning,
+    MeasureMemory,
     RecycleSegment,
     StartWorker,
     StopWorker,
@@ -25,14 +28,21 @@ from fabric.core.effects import (
     WatchProcess,
 )
 from fabric.core.endpoint import Endpoint
-from fabric.core.events import ProcessEnded, SegmentRecycled, ShutDown
+from fabric.core.events import (
+    MemoryMeasured,
+    OutputDrained,
+    ProcessEnded,
+    SegmentFailed,
+    SegmentRecycled,
+    ShutDown,
+)
 from fabric.core.node.node import NodeMachine
 from fabric.ids import Address, Incarnation
 from fabric.runtime import sockets
-from fabric.runtime.loop import Loop
+from fabric.runtime.loop import START_GRACE_S, Loop
 from fabric.runtime.poke import Poke
 from fabric.runtime.segments import SegmentFiles
-from fabric.runtime.settings import FabricSettings, write_atomically
+from fabric.runtime.settings import LOGS, FabricSettings, write_atomically
 from fabric.runtime.worker import main as worker_main
 from fabric.runtime.workers import WorkerProcesses
 from fabric.runtime.zygote import start_zygote
@@ -48,7 +58,8 @@ class NodeProcess:
         self.settings = settings
         self.control_pid = control_pid
         self.exit_reason: str | None = None
-        zygote = start_zygote(worker_main)  # before there is a thread or a context
+        # before there is a thread or a context
+        zygote = start_zygote(worker_main, settings.node, (control_pid,))
         self.context = sockets.new_context()
         self.files = SegmentFiles(settings.store_directory)
         self.workers = WorkerProcesses(
@@ -56,7 +67,7 @@ class NodeProcess:
             node=settings.node,
             runtime_directory=settings.runtime_directory,
             cluster=settings.cluster,
-            log_directory=os.path.join(settings.runtime_directory, "logs"),
+            log_directory=os.path.join(settings.runtime_directory, LOGS),
             limits=settings.limits,
             environment={"FABRIC_STORE": settings.store_directory},
         )
@@ -72,11 +83,11 @@ class NodeProcess:
             host=socket.gethostname(),
             pid=os.getpid(),
         )
-        endpoint = Endpoint(
+        self.endpoint = Endpoint(
             settings.node, self.machine, cluster=settings.cluster, limits=settings.limits
         )
         self.loop = Loop(
-            endpoint,
+            self.endpoint,
             self.context,
             settings.runtime_directory,
             clock=time.monotonic,
@@ -84,9 +95,10 @@ class NodeProcess:
         )
         self._poke = Poke()
         self.loop.watch(self._poke.fd, self._poke.down)
-        self.loop.dial(settings.control)
+        self.loop.dial(settings.control, START_GRACE_S)
         self.loop.subscribe(settings.control)
         self.loop.watch(self.workers.fileno(), self._hear_workers)
+        self.loop.watch(self.workers.output.fileno(), self._hear_output)
         self._watch_pid(control_pid, self._on_control_end)
         if settings.driver_pid:
             self._watch_pid(settings.driver_pid, self._on_driver_end)
@@ -97,19 +109,27 @@ class NodeProcess:
         if self.settings.address_path:
             self._announce()
         while self.exit_reason is None:
-            self.loop.turn(3600.0)
+            self.loop.turn(self.workers.output.patience_s(3600.0))
+            self.workers.output.tell_unfinished()
+            self._tell_written()
         print(f"node {self.settings.node} ends: {self.exit_reason}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the workers, and leave nothing behind."""
         deadline = time.monotonic() + CLOSE_GRACE_S
         self.loop.tell(ShutDown())
-        while len(self.workers) and time.monotonic() < deadline:
+        self.loop.turn(0.0)
+        while self._is_leaving() and time.monotonic() < deadline:
             self.loop.turn(deadline - time.monotonic())
         self.workers.close(0.0)
         self.loop.close(0.1)
         self.context.destroy(linger=100)
         self.files.close()
+
+    def _is_leaving(self) -> bool:
+        """Workers still end, or a control store that will be read again has not counted us out."""
+        is_told = not self.endpoint.unacknowledged(self.settings.control)
+        return len(self.workers) > 0 or not (is_told or self.settings.driver_pid)
 
     def perform(self, effect: Effect) -> None:
         """Do what the machine asked for."""
@@ -121,12 +141,19 @@ class NodeProcess:
             case KillRunning(worker, lease, number):
                 self.workers.kill_running(worker, lease, number)
             case CreateSegment(segment, nbytes):
-                self.files.create(segment, nbytes)
+                self._create_segment(segment, nbytes)
             case RecycleSegment(segment, generation):
                 is_free = self.files.try_recycle(segment, generation)
                 self.loop.tell(SegmentRecycled(segment, is_free))
             case UnlinkSegment(segment):
                 self.files.unlink(segment)
+            case MeasureMemory(workers):
+                used, limit = self.workers.memory.measure()
+                self.loop.tell(MemoryMeasured(used, limit, self.workers.memory_of(workers)))
+            case DrainOutput(request, workers):
+                self.workers.output.hear_all(workers)
+                self._tell_written()
+                self.loop.tell(OutputDrained(request))
             case WatchProcess(client, pid):
                 self._watch_client(client, pid)
             case Exit(reason):
@@ -134,10 +161,28 @@ class NodeProcess:
             case _:
                 raise TypeError(f"a node cannot perform {effect!r}")
 
+    def _create_segment(self, segment: str, nbytes: int) -> None:
+        try:
+            self.files.create(segment, nbytes)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            self.loop.tell(SegmentFailed(segment))
+
     def _hear_workers(self) -> None:
-        for exited in self.workers.ended():
+        exits = self.workers.ended()
+        self._tell_written()
+        for exited in exits:
             self.loop.tell(exited)
             self.loop.hangup(Address("w:" + exited.worker.hex()))
+
+    def _hear_output(self) -> None:
+        self.workers.output.hear()
+        self._tell_written()
+
+    def _tell_written(self) -> None:
+        for written in self.workers.output.take():
+            self.loop.tell(written)
 
     def _watch_client(self, client: Incarnation, pid: int) -> None:
         def ended() -> None:

@@ -19,8 +19,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from fabric.core.sizes import HEADER_BYTES
 from fabric.images import HEADER, MAGIC, SEALED, Dumped, body, header, packed_header, parts
+from fabric.protocol.values import Failure
 from fabric.runtime.mappings import map_shared
 from fabric.serialization import load
 
@@ -46,6 +49,17 @@ def segment_path(directory: str, name: str) -> str:
     if not name or name.startswith(".") or "/" in name or "\0" in name:
         raise ValueError(f"{name!r} is not the name of a segment")
     return os.path.join(directory, name)
+
+
+def store_full(directory: str, what: str, nbytes: int, reason: str) -> Failure:
+    """Why a value could not be written: others fill the file system that the store is in."""
+    room = os.statvfs(directory)
+    free = room.f_bavail * room.f_frsize
+    text = (
+        f"{what}, {nbytes:,} bytes, cannot be written: the file system of {directory} has {free:,}"
+        f" bytes free ({reason})"
+    )
+    return Failure("store_full", text, msgspec.msgpack.encode({"need": nbytes, "free": free}))
 
 
 # -- the node's side
@@ -207,7 +221,12 @@ class SegmentWriter:
             raise SegmentMoved(f"generation {found[1]} instead of {generation}")
         if is_warm and dumped.nbytes >= MAP_BYTES_MIN and dumped.nbytes > opened.mapped:
             opened.map_warm()
-        _fill(opened, dumped)
+        try:
+            _fill(opened, dumped)
+        except OSError:
+            if not is_warm or dumped.nbytes >= MAP_BYTES_MIN:
+                _give_back(opened)
+            raise
         os.pwrite(opened.file, header(dumped, generation), 0)  # last: now it is whole
 
 
@@ -229,6 +248,16 @@ def _fill(opened: Opened, dumped: Dumped) -> None:
             rest.append(view[room:])
         at += len(view)
     _write_at(opened.file, max(HEADER_BYTES, opened.mapped), rest)
+
+
+def _give_back(opened: Opened) -> None:
+    """Give back the pages that half a value has taken, for others run into the same wall.
+
+    Those that were there before are mapped, here and perhaps elsewhere, and have to stay.
+    """
+    size = os.fstat(opened.file).st_size
+    os.ftruncate(opened.file, max(HEADER_BYTES, opened.mapped))
+    os.ftruncate(opened.file, size)
 
 
 def _copy(mapping: mmap.mmap, at: int, view: memoryview) -> None:

@@ -13,6 +13,9 @@ from fabric.config import Limits
 from fabric.ids import Address
 from fabric.protocol.values import UNIT
 
+LOGS = "logs"
+"""Within a runtime directory: what workers print."""
+
 
 class FabricSettings(msgspec.Struct, frozen=True):
     """One machine's control store and node.
@@ -36,6 +39,16 @@ class FabricSettings(msgspec.Struct, frozen=True):
     driver_pid: int
     limits: Limits
     address_path: str = ""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a client belongs: which fabric, which node, which directories."""
+
+    cluster: str
+    node: Address
+    control: Address
+    runtime_directory: str
+    store_directory: str
 
 
 def resource_units(

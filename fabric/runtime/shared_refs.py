@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fabric.core.events import Drop, Hold, Put
+from fabric.core.events import Drop, Hold, Put, Register
 from fabric.ids import ObjectId
 from fabric.refs import ObjectRef
 
@@ -75,13 +76,21 @@ class SharedRefs:
             self._client.tell(Hold(object_id))
             return ref
 
-    def take_fresh(self) -> list[ObjectId]:
-        """Refs of other owners that came to life since this was last asked, and still live."""
+    def take_fresh(self) -> tuple[bool, list[ObjectId]]:
+        """Whether refs of other owners came to life since this was last asked; which still live."""
         if not self._fresh:
-            return []
+            return False, []
         with self._lock:
             fresh, self._fresh = self._fresh, []
-            return [watch.object_id for watch in fresh if watch() is not None]
+            return True, [watch.object_id for watch in fresh if watch() is not None]
+
+    def register(self, object_ids: Sequence[ObjectId], timeout_s: float) -> None:
+        """Wait until their owners count us; of one that is gone already, the value then says so."""
+        client = self._client
+        request = b"kept" + client.next_call()
+        answer = client.questions.expect(request)
+        client.tell(Register(request, tuple(object_ids)))
+        answer.wait(timeout_s)
 
     def find(self, object_id: ObjectId) -> Ref | None:
         """The living ref of that id, if it is shared."""

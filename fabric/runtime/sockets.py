@@ -19,6 +19,7 @@ import socket as unix
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import zmq
 
@@ -119,6 +120,12 @@ def subscribe(
 def sender(made: zmq.Socket[bytes]) -> Callable[[bytes, int], object]:
     """The socket's plain `send`, without the handling of groups that pyzmq wraps around it."""
     plain: Callable[[bytes, int], object] = super(zmq.Socket, made).send
+    return plain
+
+
+def reader_of_options(made: zmq.Socket[bytes]) -> Callable[[int], Any]:
+    """The socket's plain `get`, without making enums of numbers."""
+    plain: Callable[[int], Any] = super(zmq.Socket, made).get
     return plain
 
 

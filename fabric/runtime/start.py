@@ -14,7 +14,7 @@ from fabric.config import Limits
 from fabric.exceptions import ClusterError, ConfigError
 from fabric.ids import Incarnation, JobId, address
 from fabric.protocol.values import JobSpec
-from fabric.runtime.client import Client, Place
+from fabric.runtime.client import Client
 from fabric.runtime.directories import (
     fabric_home,
     remove_runtime_directory,
@@ -24,7 +24,7 @@ from fabric.runtime.directories import (
 )
 from fabric.runtime.home import find_running
 from fabric.runtime.launch import START_S, default_store_bytes, end_process, launch, tail_of
-from fabric.runtime.settings import FabricSettings, resource_units
+from fabric.runtime.settings import FabricSettings, Place, resource_units
 
 FAILED_LOG = "failed-start.log"
 """In `fabric_home`: what the last private fabric said that did not start."""
@@ -115,17 +115,22 @@ def start_private(
 # ---------------------------------------- the driver
 
 
-def new_driver(place: Place, namespace: str | None, limits: Limits) -> Client:
+def new_driver(
+    place: Place, namespace: str | None, limits: Limits, *, wants_output: bool = True
+) -> Client:
     """The client of a driver, not yet started."""
     incarnation = Incarnation(os.urandom(8))
-    job = JobSpec(
-        JobId(incarnation),
-        tuple(os.path.abspath(one) for one in sys.path),
-        os.getcwd(),
-        namespace or incarnation.hex(),
-    )
+    job = new_job(incarnation, namespace)
     entrypoint = " ".join(sys.argv)[:1000]
-    return Client(incarnation, place, job, limits, is_driver=True, entrypoint=entrypoint)
+    return Client(
+        incarnation,
+        place,
+        job,
+        limits,
+        is_driver=True,
+        entrypoint=entrypoint,
+        wants_output=wants_output,
+    )
 
 
 def connect(client: Client, private: PrivateFabric | None) -> None:
@@ -159,4 +164,14 @@ def place_of(where: str) -> Place | None:
     raise ConfigError(
         f"The address {where!r} is none that this version knows.",
         advice='Give "auto" for the cluster of this machine, or nothing for a private one.',
+    )
+
+
+def new_job(driver: Incarnation, namespace: str | None) -> JobSpec:
+    """What workers have to know of this driver's program."""
+    return JobSpec(
+        JobId(driver),
+        tuple(os.path.abspath(one) for one in sys.path),
+        os.getcwd(),
+        namespace or driver.hex(),
     )

@@ -9,7 +9,6 @@ can be read is not looked at here, except that the first failure ends a wait for
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -22,6 +21,8 @@ from fabric.exceptions import GetTimeoutError
 from fabric.ids import brief
 from fabric.protocol.values import Failure
 from fabric.refs import ObjectRef, Waiter
+from fabric.runtime.reasons import why_waiting
+from fabric.tracebacks import beneath
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,8 +38,8 @@ Ref = ObjectRef[Any]
 class Blocking(Protocol):
     """What a worker wants to hear of waits that take a while."""
 
-    def on_blocked(self) -> None:
-        """A thread has waited for ``blocked_after_s`` and goes on waiting."""
+    def on_blocked(self, timeout: float | None) -> None:
+        """A thread has waited for ``blocked_after_s`` and goes on waiting, for so long in all."""
 
     def on_resumed(self) -> None:
         """It waits no longer."""
@@ -89,6 +90,10 @@ class Waiting:
             client.tell(Want(ref._id))
             client.check()
 
+    def expect_in_loop(self, ref: Ref) -> None:
+        """The same for a coroutine."""
+        self.expect(ref)
+
     def notify(self, ref: Ref) -> None:
         """The ref has its value: call its waiters once, and all countdowns."""
         waiters = ref._waiters
@@ -129,20 +134,9 @@ class Waiting:
             return self._courier
 
     def explain(self, pending: Iterable[Ref]) -> str:
-        """Why a wait goes on, from counts; they may be a turn old."""
-        machine = self._client.machine
-        waiting = [ref for ref in tuple(pending) if ref._value is None]
-        why = "they have just come"
-        # the loop thread changes the tables meanwhile: then the next warning says it
-        with contextlib.suppress(LookupError, RuntimeError):
-            if waiting:
-                why = f"of {brief('o', waiting[0]._id)}: {machine.reason_of(waiting[0]._id)[1]}"
-        figures = machine.snapshot()
-        return (
-            f"{len(waiting)} of the refs have no value, {why}; of this process's"
-            f" {figures['pending']} unanswered calls {figures['ready']} wait for a worker, and it"
-            f" holds {figures['leases']} workers"
-        )
+        """Which of these refs have no value yet, and why."""
+        awaited = [ref._id for ref in tuple(pending) if ref._value is None]
+        return why_waiting(self._client.machine, awaited)
 
     def close(self) -> None:
         """Run the callbacks that are due, then end their thread."""
@@ -201,7 +195,7 @@ def block(
     short = client.limits.blocked_after_s
     if lock.acquire(timeout=short if timeout is None else max(0.0, min(short, timeout))):
         return True
-    blocking.on_blocked()
+    blocking.on_blocked(timeout)
     try:
         return _block(client, lock, deadline, pending)
     finally:
@@ -215,14 +209,14 @@ def _block(
     started = now = time.monotonic()
     while True:
         left = patience if deadline is None else min(patience, deadline - now)
-        if lock.acquire(timeout=max(0.0, left)):
+        if client.turns.wait(lock, max(0.0, left)):
             return True
         now = time.monotonic()
         if deadline is not None and now >= deadline:
             return False
         if now - started >= patience:
             logger.warning(
-                "waiting for %s: %s", f"{now - started:.0f} s", client.waits.explain(pending)
+                "waited %s for %s", f"{now - started:.0f} s", client.waits.explain(pending)
             )
             patience *= 2
 
@@ -240,7 +234,7 @@ async def wait_in_loop(client: Client, ref: Ref) -> None:
     """Return when the ref has a value, while the running event loop goes on."""
     import asyncio
 
-    client.waits.expect(ref)
+    client.waits.expect_in_loop(ref)
     loop = asyncio.get_running_loop()
     arrived: asyncio.Future[None] = loop.create_future()
 
@@ -279,7 +273,10 @@ class Courier:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job()
+            try:
+                job()
+            except Exception:  # others wait for their turn on this thread
+                logger.exception("a callback on the thread for callbacks has failed")
 
 
 def future_of(client: Client, ref: Ref) -> Future[Any]:
@@ -294,7 +291,7 @@ def future_of(client: Client, ref: Ref) -> Future[Any]:
         try:
             value = ref._load()
         except BaseException as error:
-            future.set_exception(error)
+            future.set_exception(error.with_traceback(beneath(error.__traceback__)))
         else:
             future.set_result(value)
 
@@ -350,7 +347,7 @@ async def completed_in_loop(refs: list[Ref]) -> AsyncIterator[Ref]:
             loop.call_soon_threadsafe(arrivals.put_nowait, ref)
 
     for ref in list(pending):
-        ref._client.waits.expect(ref)
+        ref._client.waits.expect_in_loop(ref)
         if ref._client.waits.add_waiter(ref, waiter):
             arrivals.put_nowait(ref)
     while pending:

@@ -3,8 +3,9 @@
 The node makes one file with a slot for each worker; a worker maps its own slot and, before each
 call, writes which number of which lease it starts. When the worker is dead the node reads the slot:
 numbers below were done, the one named was running unless it is marked as finished, above it nothing
-had started. Nothing here locks: one thread of one process writes a slot, and it is read when that
-process is gone.
+had started. At the slot's end stands the name of what runs, for output that does not say whose it
+is; it alone is read while the worker lives. Nothing here locks: one thread of one process writes a
+slot.
 
 With ``max_concurrency`` above 1 calls overlap and one number says too little; then whatever was
 delivered and not answered may have run, and the words are not asked.
@@ -24,7 +25,15 @@ SLOT_BYTES = max(16 * 1024, mmap.ALLOCATIONGRANULARITY)
 ENTRY = struct.Struct("=8sQQ")
 """Caller, lease, and the word: the call's number times two, plus one once it has finished."""
 
-ENTRIES = SLOT_BYTES // ENTRY.size
+NAME_BYTES = 256
+"""The slot's end: a length and a name in UTF-8."""
+
+CLOCK = struct.Struct("=d")
+"""Before it: when the call that was started last began, by the clock of all processes."""
+
+NAME_AT = SLOT_BYTES - NAME_BYTES
+CLOCK_AT = NAME_AT - CLOCK.size
+ENTRIES = CLOCK_AT // ENTRY.size
 NOBODY = bytes(INCARNATION_BYTES)
 """The caller of an entry that is not in use, or is just being written."""
 
@@ -40,6 +49,7 @@ class Word:
             os.close(file)
         # eight bytes at a time: a store that `kill -9` cannot cut in two
         self._cells = memoryview(self._mapping).cast("Q")
+        self._clock = memoryview(self._mapping)[CLOCK_AT:].cast("d")
         # (caller, lease) -> entry, the one unused for longest first
         self._places: dict[tuple[bytes, int], int] = {}
         self._caller = NOBODY
@@ -47,8 +57,9 @@ class Word:
         self._cell = 0
         self._word = 0
 
-    def start(self, caller: bytes, lease: int, number: int) -> None:
+    def start(self, caller: bytes, lease: int, number: int, now: float = 0.0) -> None:
         """Call ``number`` of that lease starts now."""
+        self._clock[0] = now
         if lease != self._lease or caller != self._caller:
             self._turn_to(caller, lease, number)
         self._word = word = number * 2
@@ -58,9 +69,15 @@ class Word:
         """The call that started last has ended; its answer may still be lost."""
         self._cells[self._cell] = self._word + 1
 
+    def name(self, name: bytes) -> None:
+        """What runs from now on has that name."""
+        name = name[: NAME_BYTES - 1]
+        self._mapping[NAME_AT : NAME_AT + len(name) + 1] = bytes((len(name),)) + name
+
     def close(self) -> None:
         """Unmap the slot; what it says stays for the node."""
         self._cells.release()
+        self._clock.release()
         self._mapping.close()
 
     def _turn_to(self, caller: bytes, lease: int, number: int) -> None:
@@ -94,6 +111,11 @@ def read_progress(slot: bytes) -> tuple[Progress, ...]:
     )
 
 
+def known_from(progress: tuple[Progress, ...]) -> int:
+    """Leases below this number may be missing there, because later ones took their entries."""
+    return min(one.lease for one in progress) if len(progress) >= ENTRIES else 0
+
+
 class Words:
     """Node side: the file, and which of its slots are taken.
 
@@ -116,6 +138,19 @@ class Words:
     def progress(self, slot: int) -> tuple[Progress, ...]:
         """What the worker of that slot had reached; to be asked when it is dead."""
         return read_progress(os.pread(self._file, SLOT_BYTES, slot * SLOT_BYTES))
+
+    def name(self, slot: int) -> str:
+        """The name of what its worker runs, or ran last."""
+        said = os.pread(self._file, NAME_BYTES, slot * SLOT_BYTES + NAME_AT)
+        return said[1 : 1 + said[0]].decode(errors="replace")
+
+    def started_at(self, slot: int) -> float:
+        """When the call began that the living worker of that slot runs; 0 if it runs none."""
+        words = os.pread(self._file, SLOT_BYTES, slot * SLOT_BYTES)
+        if all(one.finished for one in read_progress(words)):
+            return 0.0
+        began: float = CLOCK.unpack_from(words, CLOCK_AT)[0]
+        return began
 
     def release(self, slot: int) -> None:
         """Clear a slot for the next worker; the last one must be dead."""

@@ -14,6 +14,8 @@ import threading
 import time
 from typing import Any
 
+import msgspec
+
 from fabric.config import Limits
 from fabric.context import Interrupted, running
 from fabric.core.effects import (
@@ -35,7 +37,6 @@ from fabric.core.events import (
     CallResumed,
     CancelSince,
     Quit,
-    Register,
     SegmentWritten,
     WantSegment,
 )
@@ -50,7 +51,8 @@ from fabric.runtime.execution import EXITED, Execution, Outcome
 from fabric.runtime.interrupts import Interrupts
 from fabric.runtime.loop import Loop
 from fabric.runtime.poke import Poke
-from fabric.runtime.segments import SegmentWriter, segment_path
+from fabric.runtime.segments import SegmentMoved, SegmentWriter, segment_path, store_full
+from fabric.runtime.settings import Place
 from fabric.runtime.words import Word
 from fabric.runtime.zygote import WorkerLaunch
 
@@ -75,8 +77,8 @@ class WorkerShell:
         self.machine = WorkerMachine(
             address("w", self.me), launch.node, launch.limits, pid=os.getpid()
         )
-        self.execution = Execution(launch.node, self.store_directory)
         self.word = Word(launch.words_path, launch.slot)
+        self.execution = Execution(launch.node, self.store_directory, self.word.name)
         self.writer = SegmentWriter()
         self.context = sockets.new_context()
         self.loop = Loop(
@@ -94,7 +96,8 @@ class WorkerShell:
         self._room: WriteSegment | None = None
         self._handed: dict[CallId, list[Any]] = {}  # refs inside results, until they are taken
         self._garbage: list[Any] = []
-        self._heard_at = 0.0
+        self._heard_at = self._ended_at = 0.0
+        self._caller, self._caller_id = Address(""), Incarnation(b"")  # of the last call
         self._client: clients.Client | None = None
         self._first_call = 0  # numbers from here on are of calls that the running one has made
         self.interrupts = Interrupts()
@@ -105,49 +108,68 @@ class WorkerShell:
         """Hear, run, speak, until told to end."""
         self.interrupts.install()
         self.watchdog.start()
-        with self.watchdog.loop_lock:
-            while not self.is_over:
-                if self._next is None:
-                    self._garbage.clear()
-                    self.loop.turn(math.inf)
-                    self._heard_at = time.monotonic()
-                else:
-                    task, self._next = self._next, None
-                    self._perform_task(task)
+        self.watchdog.loop_lock.acquire()
+        while not self.is_over:
+            if self._next is None:
+                self._garbage.clear()
+                self.loop.turn(math.inf)
+                self._heard_at = time.monotonic()
+            else:
+                task, self._next = self._next, None
+                self._perform_task(task)
+        self.watchdog.loop_lock.release()  # not if that raised: the lock may be lent then
         client = clients.client_or_none()
         if client is not None:
             client.close()
         self.loop.close(0.5)
         self.context.destroy(linger=500)
+        if self.execution.exit is not None:
+            raise self.execution.exit
 
     def _perform_task(self, task: Run | BecomeActor) -> None:
-        if isinstance(task, BecomeActor):
-            self.watchdog.lend_loop()
-            failure = self.execution.make_actor(task)
-            self._register_kept()
-            self.watchdog.take_loop()
-            self.loop.tell(ActorMade(failure))
-        else:
-            self._run_call(task)
-        if time.monotonic() - self._heard_at < LISTEN_S:
-            self.loop.speak()
-        else:
-            self.loop.turn(0.0)
-            self._heard_at = time.monotonic()
+        event = self._make_actor(task) if isinstance(task, BecomeActor) else self._run_call(task)
+        is_last = self.execution.exit is not None or self.execution.has_exited
+        if event is not None and not is_last and self._ended_at - self._heard_at < LISTEN_S:
+            self.loop.speak(event)
+            return
+        if event is not None:
+            self.loop.tell(event)
+        if self.execution.has_exited:
+            self.loop.tell(Quit(EXITED))  # in the same turn: no other call of it may start
+        if self.execution.exit is not None:
+            self.is_over = True
+            self.loop.tell(
+                CallOverran()
+            )  # what was answered leaves, what has not started goes back
+        self.loop.turn(0.0)
+        self._heard_at = time.monotonic()
 
-    def _run_call(self, run: Run) -> None:
+    def _make_actor(self, effect: BecomeActor) -> ActorMade | None:
+        self.watchdog.lend_loop()
+        failure = self.execution.make_actor(effect)
+        self._register_kept()
+        self.watchdog.take_loop()
+        self._ended_at = time.monotonic()
+        return None if self.execution.exit is not None else ActorMade(failure)
+
+    def _run_call(self, run: Run) -> CallRan | None:
         call = run.call
-        caller = incarnation_of(run.caller)
+        if run.caller != self._caller:
+            self._caller, self._caller_id = run.caller, incarnation_of(run.caller)
         client = clients.client_or_none()
         if client is not None:
             client.depth = run.depth + 1
             self._first_call = client.next_number()
-        self.watchdog.lend_loop()
-        started = time.monotonic()
-        self.word.start(caller, run.lease, call.number)
+        started = self.watchdog.lend_loop()
+        self.word.start(self._caller_id, run.lease, call.number, started)
         outcomes = self._run_user_code(run)
+        if (
+            self.execution.exit is not None
+        ):  # like a crash: the shared word says that it was running
+            self.watchdog.take_loop()
+            return None
         self.word.finish()
-        duration_us = int((time.monotonic() - started) * 1e6)
+        self._ended_at = ended = time.monotonic()
         contained: tuple[tuple[ObjectId, ...], ...] = ()
         if clients.client_or_none() is not None:
             contained = self._hand_over(call.call_id, outcomes)
@@ -158,11 +180,8 @@ class WorkerShell:
             values: tuple[Value, ...] = (self._value(call, 0, outcomes[0]),)
         else:
             values = tuple(self._value(call, index, one) for index, one in enumerate(outcomes))
-        self.loop.tell(
-            CallRan(CallDone(call.call_id, call.attempt, values, duration_us, contained))
-        )
-        if self.execution.has_exited:
-            self.loop.tell(Quit(EXITED))
+        duration_us = int((ended - started) * 1e6)
+        return CallRan(CallDone(call.call_id, call.attempt, values, duration_us, contained))
 
     def _run_user_code(self, run: Run) -> list[Outcome]:
         """The part of a call that may be interrupted, at any of its instructions."""
@@ -199,34 +218,34 @@ class WorkerShell:
             self.loop.turn(math.inf)
         room: WriteSegment | None = self._room
         if room is None:
-            return Failure("worker_crashed", "its worker was ended before the result was written")
+            text = f"{running.task} was ended with its worker before its result was written"
+            return Failure("worker_crashed", text)
         if room.failure is not None:
-            return room.failure
+            text = f"for a result of {running.task}: {room.failure.text}"
+            return msgspec.structs.replace(room.failure, text=text)
         path = segment_path(self.store_directory, room.segment)
         try:
             self.writer.trim()
             self.writer.write(path, room.generation, outcome, room.is_warm)
-        except OSError as error:
-            text = f"a result of {nbytes:,} bytes could not be written: {error.strerror}"
-            return Failure("store_full", text)
+        except (OSError, SegmentMoved) as error:  # no room, for the node that makes it or for us
+            what = f"a result of {running.task}"
+            return store_full(self.store_directory, what, nbytes, str(error))
         self.loop.tell(SegmentWritten(name, attempt))
         return Sealed(room.segment, room.generation, nbytes, incarnation_of(self.launch.node))
 
     def _register_kept(self, has_refs: bool = False) -> None:
         """Refs that outlive the call are counted by their owners before its answer leaves.
 
-        Of refs in the answer that are our own, our client must have heard by then, too: whoever
-        gets the answer asks it, and the two loops of this process do not wait for each other.
+        Also those that only calls still need which it made and has not waited for. Of refs in the
+        answer that are our own, our client must have heard by then, too: whoever gets the answer
+        asks it, and the two loops of this process do not wait for each other.
         """
         client = clients.client_or_none()
         if client is None:
             return
-        kept = client.shared.take_fresh()
-        if kept or has_refs:
-            request = b"kept" + client.next_call()
-            answer = client.questions.expect(request)
-            client.tell(Register(request, tuple(kept)))
-            answer.wait(REGISTER_S)
+        has_borrowed, kept = client.shared.take_fresh()
+        if has_borrowed or has_refs:
+            client.shared.register(kept, REGISTER_S)
 
     def _new_client(self) -> clients.Client:
         job = self.execution.job
@@ -284,19 +303,21 @@ class Watchdog:
         self._started_at = 0.0  # of the running call; 0 between calls
         self._ended_at = 0.0
         self._told_overrun_of = 0.0
+        self._has_stood_in = False  # since the main thread last had the loop
         worker.loop.watch(self._wanted.fd, self._wanted.down)
 
     def start(self) -> None:
         """Begin to watch."""
         threading.Thread(target=self._watch, name="fabric-watchdog", daemon=True).start()
 
-    def lend_loop(self) -> None:
-        """Main thread: a call starts."""
-        self._started_at = time.monotonic()
+    def lend_loop(self) -> float:
+        """Main thread: a call starts, now."""
+        self._started_at = started = time.monotonic()
         self.loop_lock.release()
         if self._is_napping:
             self._is_napping = False
             self._bell.release()
+        return started
 
     def take_loop(self) -> None:
         """Main thread: the call has ended, or has something to say."""
@@ -304,11 +325,13 @@ class Watchdog:
         if not self.loop_lock.acquire(blocking=False):
             self._wanted.up()
             self.loop_lock.acquire()
-        self.worker.loop.take()
+        if self._has_stood_in:
+            self._has_stood_in = False
+            self.worker.loop.take()
 
     # a thread of the running call that waits in `get`
 
-    def on_blocked(self) -> None:
+    def on_blocked(self, timeout: float | None) -> None:
         """The call has waited for a while: its share may be lent out."""
         self._tell(CallBlocked())
 
@@ -338,6 +361,7 @@ class Watchdog:
                     self._is_napping = False
                 else:
                     self._bell.acquire()
+                    self._ended_at = time.monotonic()  # that call may be over by now
                 continue
             time.sleep(self.limits.watchdog_after_s)
             started = self._started_at
@@ -357,6 +381,7 @@ class Watchdog:
         try:
             loop = self.worker.loop
             loop.take()
+            self._has_stood_in = True
             while self._started_at == started:
                 overran_at = started + self.limits.window_s
                 now = time.monotonic()
@@ -373,7 +398,7 @@ def new_worker_client(
     launch: WorkerLaunch, job: JobSpec, store_directory: str, blocking: Watchdog
 ) -> clients.Client:
     """The client of this worker, for what its calls submit."""
-    place = clients.Place(
+    place = Place(
         launch.cluster, launch.node, Address(""), launch.runtime_directory, store_directory
     )
     client = clients.Client(

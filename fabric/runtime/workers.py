@@ -16,20 +16,29 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from fabric.config import Limits
-from fabric.core.events import WorkerExited
+from fabric.core.events import WorkerExited, WorkerMemory
 from fabric.ids import Address, Incarnation
-from fabric.runtime.words import Words
+from fabric.runtime.memory import KB, MemoryMeter, own_memory
+from fabric.runtime.output import WorkerOutput
+from fabric.runtime.words import Words, known_from
 from fabric.runtime.zygote import WorkerLaunch, ZygoteChannel
 
 LOG_TAIL_LINES = 20
 LOG_TAIL_BEFORE_CRASH = 5
 LOG_TAIL_BYTES = 16 * 1024
+LOG_LINE_CHARS = 200
 CRASH = "Fatal Python error: "
+BELOW_USER_CODE = '/fabric/runtime/execution.py", line '
+"""Frames from here on are the worker's own."""
+
+VICTIM_SHARE = 0.05
+"""Who used less of the memory than this was not ended by the kernel for the lack of it."""
+
 KILL_PATIENCE_S = 5.0
 """What was killed is gone after this long, or stuck in the kernel."""
 
@@ -48,6 +57,8 @@ class WorkerProcess:
     pidfd: int = -1
     signal_due: int = 0
     """A signal that was sent before there was a process."""
+    is_killed: bool = False
+    """By this node."""
 
 
 class Kin(NamedTuple):
@@ -71,10 +82,9 @@ class WorkerProcesses:
         limits: Limits,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.log_directory = log_directory
-        os.makedirs(log_directory, 0o700, exist_ok=True)
         self._zygote = zygote
         self._words = Words(os.path.join(runtime_directory, "words"))
+        self.output = WorkerOutput(log_directory, limits, self._words.name)
         self._node, self._cluster, self._limits = node, cluster, limits
         self._runtime_directory = runtime_directory
         self._environment = dict(environment or {})
@@ -82,6 +92,8 @@ class WorkerProcesses:
         self._by_pidfd: dict[int, WorkerProcess] = {}
         self._strangers: dict[int, int] = {}  # pidfd -> pid of what a dead worker left, killed
         self._failed: list[WorkerExited] = []
+        self.memory = MemoryMeter()
+        self._victim_bytes = self.memory.limit * VICTIM_SHARE
         self._spared = frozenset(kin.pid for kin in _children())  # the control store, say
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
@@ -100,6 +112,16 @@ class WorkerProcesses:
         worker = self._workers.get(incarnation)
         return worker.pid if worker is not None and worker.pid else None
 
+    def memory_of(self, incarnations: Sequence[Incarnation]) -> tuple[WorkerMemory, ...]:
+        """What the end of each of these would give back, and how long it has run what it runs."""
+        found = []
+        for incarnation in incarnations:
+            worker = self._workers.get(incarnation)
+            if worker is not None and worker.pid:
+                began = self._words.started_at(worker.launch.slot)
+                found.append(WorkerMemory(incarnation, own_memory(worker.pid), began))
+        return tuple(found)
+
     # ------------------------------------------------------------------------------ start and kill
 
     def start(self, incarnation: Incarnation) -> None:
@@ -111,7 +133,14 @@ class WorkerProcesses:
         except OSError as error:
             self._fail(incarnation, f"no memory for the worker's shared word: {error}")
             return
-        worker = WorkerProcess(self._launch(incarnation, slot))
+        try:
+            pipes = self.output.open(incarnation, slot)
+        except OSError as error:
+            self.output.abandon(incarnation)
+            self._words.release(slot)
+            self._fail(incarnation, f"no pipes for the worker's output: {error}")
+            return
+        worker = WorkerProcess(self._launch(incarnation, slot, *pipes))
         self._workers[incarnation] = worker
         try:
             self._zygote.start_worker(worker.launch)
@@ -123,6 +152,7 @@ class WorkerProcesses:
         worker = self._workers.get(incarnation)
         if worker is None:
             return
+        worker.is_killed = True
         if worker.pid == 0:
             worker.signal_due = number
             return
@@ -137,17 +167,23 @@ class WorkerProcesses:
         worker = self._workers.get(incarnation)
         if worker is None or worker.pid == 0:
             return False
-        self.kill(incarnation, signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):  # dead, and about to be found so
+            signal.pidfd_send_signal(worker.pidfd, signal.SIGSTOP)
         _wait_until_stopped(worker.pidfd)
         is_running = any(
             (one.lease, one.number, one.finished) == (lease, number, False)
             for one in self._words.progress(worker.launch.slot)
         )
-        self.kill(incarnation, signal.SIGKILL if is_running else signal.SIGCONT)
+        if is_running:
+            self.kill(incarnation)
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(worker.pidfd, signal.SIGCONT)
         return is_running
 
-    def _launch(self, incarnation: Incarnation, slot: int) -> WorkerLaunch:
-        log_path = os.path.join(self.log_directory, f"worker-{incarnation.hex()}")
+    def _launch(
+        self, incarnation: Incarnation, slot: int, stdout_path: str, stderr_path: str
+    ) -> WorkerLaunch:
         return WorkerLaunch(
             incarnation=incarnation,
             node=self._node,
@@ -155,19 +191,20 @@ class WorkerProcesses:
             cluster=self._cluster,
             words_path=self._words.path,
             slot=slot,
-            stdout_path=log_path + ".out",
-            stderr_path=log_path + ".err",
+            stdout_path=stdout_path,
+            stderr_path=stderr_path,
             environment=self._environment,
             limits=self._limits,
         )
 
     def _fail(self, incarnation: Incarnation, reason: str) -> None:
-        self._failed.append(WorkerExited(incarnation, None, None, (), reason))
+        self._failed.append(WorkerExited(incarnation, None, None, (), reason=reason))
         os.eventfd_write(self._wake, 1)
 
     def _give_up(self, worker: WorkerProcess, reason: str) -> None:
         """That worker never began."""
         del self._workers[worker.launch.incarnation]
+        self.output.abandon(worker.launch.incarnation)
         self._words.release(worker.launch.slot)
         self._fail(worker.launch.incarnation, reason)
 
@@ -197,20 +234,28 @@ class WorkerProcesses:
         """Reap a dead worker, with its process group, and free its slot."""
         # as long as the worker is not reaped, the number of its group cannot be anybody else's
         _kill_group(worker.pid)
-        status = os.waitid(os.P_PIDFD, worker.pidfd, os.WEXITED)
-        assert status is not None
+        _, status, usage = os.wait4(worker.pid, 0)
         os.close(worker.pidfd)  # which also takes it out of the epoll set
         launch = worker.launch
         progress = self._words.progress(launch.slot)
+        output_path, errors_path = self.output.close(launch.incarnation)
         self._words.release(launch.slot)
         del self._workers[launch.incarnation]
-        is_exit = status.si_code == os.CLD_EXITED
+        is_exit = os.WIFEXITED(status)
+        number = None if is_exit else os.WTERMSIG(status)
+        rss = usage.ru_maxrss * KB
+        is_foreign = number == signal.SIGKILL and not worker.is_killed
+        is_of_memory = is_foreign and self.memory.has_killed() and rss > self._victim_bytes
         return WorkerExited(
             worker=launch.incarnation,
-            exit_code=status.si_status if is_exit else None,
-            signal=None if is_exit else status.si_status,
+            exit_code=os.WEXITSTATUS(status) if is_exit else None,
+            signal=number,
             progress=progress,
-            log_tail=log_tail(launch.stderr_path) or log_tail(launch.stdout_path),
+            log_tail=log_tail(errors_path) or log_tail(output_path),
+            known_from=known_from(progress),
+            pid=worker.pid,
+            rss=rss,
+            memory_limit=self.memory.limit if is_of_memory else 0,
         )
 
     # ---------------------------------------------------------------------------------- the zygote
@@ -304,6 +349,7 @@ class WorkerProcesses:
             log.warning("processes %s do not end", [*stuck, *self._strangers.values()])
         self._epoll.close()
         os.close(self._wake)
+        self.output.end()
         self._words.close()
         return exits
 
@@ -352,14 +398,23 @@ def _children() -> list[Kin]:
 def log_tail(path: str) -> str:
     """The last lines of a log. A report of the interpreter's crash is shown from its beginning:
 
-    it names the innermost frame first and ends in frames that nobody wants to see.
+    it names the innermost frame first and ends in frames that nobody wants to see. What would make
+    a terminal do something is left out.
     """
     try:
         with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
-    except FileNotFoundError:  # it died before it could open its log
+    except FileNotFoundError:  # it wrote nothing
         return ""
     crashes = [at for at, line in enumerate(lines) if line.startswith(CRASH)]
-    first = max(0, crashes[-1] - LOG_TAIL_BEFORE_CRASH) if crashes else -LOG_TAIL_LINES
-    return "\n".join(lines[first:][:LOG_TAIL_LINES])
+    if crashes:
+        first = max(0, crashes[-1] - LOG_TAIL_BEFORE_CRASH)
+        below = (at for at in range(crashes[-1], len(lines)) if BELOW_USER_CODE in lines[at])
+        lines = lines[first : next(below, len(lines))][:LOG_TAIL_LINES]
+    return "\n".join(_plain(line) for line in lines[-LOG_TAIL_LINES:])
+
+
+def _plain(line: str) -> str:
+    text = "".join(each for each in line.expandtabs() if each.isprintable())
+    return text if len(text) <= LOG_LINE_CHARS else text[:LOG_LINE_CHARS] + "…"

@@ -3,8 +3,9 @@
 The node forks it before it makes a thread or a ZeroMQ context, and talks to it over a socket pair:
 a `WorkerLaunch` there, a pid or an error back. It has one thread, never a ZeroMQ context, never
 numpy. Each worker is forked twice, so that it becomes the child of the node, its subreaper: the
-node sees its exit status and signal. A dead zygote is replaced by exec; what it was asked and had
-not answered never began, as a worker runs nothing before its birth has been reported.
+node sees its exit status and signal. A zygote outlives a node that was killed, to kill what user
+code had started. A dead zygote is replaced by exec; what it was asked and had not answered never
+began, as a worker runs nothing before its birth has been reported.
 
 Settings that only act when a program starts (``LD_PRELOAD``, ``OMP_*``) cannot be given to a forked
 worker. The node must fork and restart the zygote on its main thread: parent-death signals fire when
@@ -25,13 +26,15 @@ import subprocess
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import msgspec
 
 from fabric.config import Limits
 from fabric.ids import Address, Incarnation
+from fabric.runtime.orphans import kill_orphans, origin_of
+from fabric.runtime.stdio import flush_all, open_stdio
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
@@ -43,6 +46,9 @@ PACKET_BYTES_MAX = 128 * 1024
 BIRTHS_AT_ONCE = 8
 """Launches that share the process in between: half the forks, and none waits for many others."""
 
+OOM_SCORE = 500
+"""As if a worker used half the memory more than it does. Anybody may raise his own."""
+
 GO = b"go"
 REPORT = msgspec.msgpack.Decoder(list[int | str])
 
@@ -50,7 +56,7 @@ REPORT = msgspec.msgpack.Decoder(list[int | str])
 class WorkerLaunch(msgspec.Struct, frozen=True, array_like=True):
     """Everything a worker is told before it says its first word.
 
-    ``environment`` is added to the node's. The two logs may be one file.
+    ``environment`` is added to the node's. The two paths are pipes that the node reads, or files.
     """
 
     incarnation: Incarnation
@@ -82,6 +88,8 @@ class ZygoteSetting(msgspec.Struct, frozen=True, array_like=True):
     sys_path: list[str]
     working_dir: str
     worker_main: str
+    mark: str
+    spared: list[int]
 
 
 # ---------------------------------------------------------------------------------------- node side
@@ -90,8 +98,11 @@ class ZygoteSetting(msgspec.Struct, frozen=True, array_like=True):
 class ZygoteChannel:
     """The node's end: launches go out, births come back. Belongs to the node's main thread."""
 
-    def __init__(self, end: socket.socket, pid: int, worker_main: str) -> None:
+    def __init__(
+        self, end: socket.socket, pid: int, worker_main: str, mark: str, spared: Sequence[int]
+    ) -> None:
         self.pid = pid
+        self._mark, self._spared = mark, list(spared)
         self.is_over = False
         """The zygote is gone: `restart` it."""
         self.has_answered = False
@@ -156,7 +167,9 @@ class ZygoteChannel:
         self.pid, self.is_over, self.has_answered = self._program.pid, False, False
         self._socket = ours
         self._socket.setblocking(False)
-        setting = ZygoteSetting(sys.path, _working_dir(), self._worker_main)
+        setting = ZygoteSetting(
+            sys.path, _working_dir(), self._worker_main, self._mark, self._spared
+        )
         self._waiting.append(msgspec.msgpack.encode(setting))
         self._flush()
 
@@ -185,10 +198,14 @@ class ZygoteChannel:
             self._waiting.popleft()
 
 
-def start_zygote(worker_main: WorkerMain) -> ZygoteChannel:
+def start_zygote(
+    worker_main: WorkerMain, mark: str = "", spared: Sequence[int] = ()
+) -> ZygoteChannel:
     """Fork the zygote, and become the subreaper of all its workers.
 
-    ``worker_main`` must be importable by its name, for the day the zygote has to be replaced.
+    ``worker_main`` must be importable by its name, for the day the zygote has to be replaced. When
+    the node has died the zygote kills what carries its ``mark`` (see `fabric.runtime.orphans`), but
+    not ``spared`` processes.
     """
     check_single_thread()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -198,8 +215,9 @@ def start_zygote(worker_main: WorkerMain) -> ZygoteChannel:
         _flush_stdio()  # or a worker would write it once more
         pid = os.fork()
         if pid == 0:
-            _live(lambda: _serve(theirs, node, worker_main))
-    return ZygoteChannel(ours, pid, f"{worker_main.__module__}:{worker_main.__qualname__}")
+            _live(lambda: _serve(theirs, node, worker_main, mark, spared))
+    name = f"{worker_main.__module__}:{worker_main.__qualname__}"
+    return ZygoteChannel(ours, pid, name, mark, spared)
 
 
 def check_single_thread() -> None:
@@ -245,7 +263,8 @@ def main() -> NoReturn:
         sys.path[:] = setting.sys_path
         os.chdir(setting.working_dir)
         module, name = setting.worker_main.split(":")
-        _serve(channel, node, getattr(importlib.import_module(module), name))
+        worker_main = getattr(importlib.import_module(module), name)
+        _serve(channel, node, worker_main, setting.mark, setting.spared)
 
     _live(serve)
 
@@ -275,18 +294,30 @@ def _status_of(life: Callable[[], None]) -> int:
     return 0
 
 
-def _serve(channel: socket.socket, node: int, worker_main: WorkerMain) -> None:
-    """Fork a worker for each launch heard, until the node closes its end."""
+def _serve(
+    channel: socket.socket, node: int, worker_main: WorkerMain, mark: str, spared: Sequence[int]
+) -> None:
+    """Fork a worker for each launch heard, until the node is gone; then end what it has left.
+
+    In order a node ends its zygote first. So when its end of the channel is closed it was killed,
+    and its workers with it; what their user code had started is nobody's, and lives.
+    """
     gc.freeze()  # the collector neither copies the parent's pages nor finalises its objects
-    _settle(node, b"fabric:zygote")
+    origin = origin_of(node, mark)
+    if os.getppid() != node:
+        os._exit(1)
+    _settle(b"fabric:zygote")
     _reset_signals()
     _close_descriptors(channel.fileno())
-    while launches := _heard(channel):
-        try:
-            _bring_forth(launches, channel, node, worker_main)
-        except (OSError, RuntimeError) as error:
-            for launch in launches:
-                _reply(channel, launch, f"the worker could not be forked: {error}")
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        while launches := _heard(channel):
+            try:
+                _bring_forth(launches, channel, node, worker_main)
+            except (OSError, RuntimeError) as error:
+                for launch in launches:
+                    _reply(channel, launch, f"the worker could not be forked: {error}")
+    if origin is not None:
+        kill_orphans(origin, spared)
 
 
 def _heard(channel: socket.socket) -> list[WorkerLaunch]:
@@ -361,11 +392,13 @@ def _be_worker(
     if word != GO:
         sys.exit(1)
     births.close()
-    _settle(node, b"fabric:worker")
+    _die_with(node)
+    _settle(b"fabric:worker")
     # What the user's code leaves behind stays below its own worker until that ends, and only then
     # comes to the node: so the node knows that every stranger among its children may be killed.
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    _open_logs(launch)
+    _go_first_when_memory_is_short()
+    _open_output(launch)
     os.environ.update(launch.environment)
     atexit._clear()  # what the node registered is the node's; `random` seeds itself after a fork
     try:
@@ -375,13 +408,24 @@ def _be_worker(
     sys.exit(status)
 
 
-def _settle(node: int, name: bytes) -> None:
-    """Die with the node; a process group and a name of one's own."""
+def _die_with(node: int) -> None:
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != node:  # it died before it could be the death of us
         os._exit(1)
+
+
+def _settle(name: bytes) -> None:
+    """A process group and a name of one's own."""
     os.setpgid(0, 0)
     prctl(PR_SET_NAME, name)
+
+
+def _go_first_when_memory_is_short() -> None:
+    """The kernel is to end workers, and what they start, before the daemons and the driver."""
+    with open("/proc/self/oom_score_adj", "r+") as file:
+        score = max(int(file.read()), OOM_SCORE)
+        file.seek(0)
+        file.write(str(score))
 
 
 def _reset_signals() -> None:
@@ -402,8 +446,8 @@ def _close_descriptors(*kept: int) -> None:
                 os.close(int(entry))
 
 
-def _open_logs(launch: WorkerLaunch) -> None:
-    """Standard output and error go to the worker's logs, line by line, also from C and children."""
+def _open_output(launch: WorkerLaunch) -> None:
+    """Standard output and error go where the node wants them, also from C and children."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     output = os.open(launch.stdout_path, flags, 0o600)
@@ -412,16 +456,12 @@ def _open_logs(launch: WorkerLaunch) -> None:
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin = os.fdopen(0, closefd=False)
-    sys.stdout = os.fdopen(
-        1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
-    )
-    sys.stderr = os.fdopen(
-        2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
-    )
+    open_stdio()
     faulthandler.enable(file=2, all_threads=False)
 
 
 def _flush_stdio() -> None:
+    flush_all()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed, or None
             stream.flush()

@@ -4,7 +4,8 @@ runs.
 A checker like those in `checkers`, with the exception that interrupted code sees.
 """
 
-from typing import TYPE_CHECKING
+from random import Random
+from typing import TYPE_CHECKING, Any
 
 from fabric.core.effects import Run
 from fabric.core.events import Cancel, CancelSince, Event, Submit, SubmitToActor
@@ -13,6 +14,7 @@ from fabric.protocol.values import Failure
 from tests.sim.world import Violation
 
 if TYPE_CHECKING:
+    from tests.sim.refs import SimRef
     from tests.sim.shells import Client
     from tests.sim.simulation import Simulation
 
@@ -76,3 +78,16 @@ class Cancels:
         owner = self.simulation.shells.get(run.caller)
         if run.call.call_id not in self.allowed and owner is not None and owner.is_alive:
             raise Violation(f"{run.call.call_id.hex()} is interrupted, and nobody cancelled it")
+
+
+def cancel(client: "Client", ref: "SimRef", random: Random) -> None:
+    """Cancel what makes that object."""
+    name, request = ref.object_id, client.refs.next_call()
+    is_forced = random.random() < 0.3
+
+    def answered(answer: Any) -> None:
+        is_refused = isinstance(answer, Failure) or answer.is_forced != is_forced
+        client.simulation.checkers.cancels.answered(client, name, is_refused)
+
+    client.questions[request] = answered
+    client.tell_client(Cancel(request, name, is_forced, random.random() < 0.7))

@@ -4,13 +4,15 @@ They hear what machines hear, what clients are told and what workers begin, and 
 What a machine can see alone it checks itself, after every turn of it.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fabric.core.effects import BecomeActor, Run
 from fabric.core.events import Event, KillActor, MakeActor, Submit, SubmitToActor
-from fabric.ids import ActorId, Address, CallId, ObjectId, call_of, owner_of
-from fabric.protocol.messages import ActorChanged, View, ViewChanged, WorkerDied
+from fabric.ids import ActorId, Address, CallId, ObjectId, call_of, owner_address, owner_of
+from fabric.protocol.cluster import NodeJoined, View, ViewChanged
+from fabric.protocol.messages import ActorChanged, OutputWritten, WorkerDied
 from fabric.protocol.records import ActorRecord, Record
 from fabric.protocol.values import ActorView, Failure, Sealed, Value
 from tests.sim.cancels import Cancels
@@ -18,8 +20,8 @@ from tests.sim.refs import Content, decoded
 from tests.sim.world import Violation
 
 if TYPE_CHECKING:
-    from tests.sim.processes import WorkerProcess
-    from tests.sim.shells import Client, Shell, Worker
+    from tests.sim.processes import Worker, WorkerProcess
+    from tests.sim.shells import Client, Shell
     from tests.sim.simulation import Simulation
 
 STATES = {"pending": 0, "restarting": 0, "alive": 1, "dead": 2}
@@ -63,17 +65,18 @@ class Executions:
         self.count: dict[CallId, int] = {}
         self.attempts: dict[tuple[CallId, int], Address] = {}
         self.dependent: dict[CallId, None] = {}  # may fail with what they depend on
-        self.doubtful: dict[ActorId, None] = {}  # so may these actors, with all their calls
+        self.dependent_actors: dict[ActorId, None] = {}  # may never be made, for the same reason
         self.is_vague = False  # a worker died whose last words say nothing of some lease
+        self.free_retries = 0  # after losses to a lack of memory
 
     def told(self, event: Event) -> None:
         """A call was made."""
         if isinstance(event, Submit | SubmitToActor):
             self.allowed[event.call_id] = event.retries
-            if event.inputs or getattr(event, "actor_id", None) in self.doubtful:
+            if event.inputs or getattr(event, "actor_id", None) in self.dependent_actors:
                 self.dependent[event.call_id] = None
         elif isinstance(event, MakeActor) and event.inputs:
-            self.doubtful[event.spec.actor_id] = None
+            self.dependent_actors[event.spec.actor_id] = None
 
     def began(self, place: Address, run: Run) -> None:
         """A worker begins an attempt."""
@@ -86,6 +89,8 @@ class Executions:
         if call.function and not self.is_vague and self.count[call.call_id] < call.attempt:
             raise Violation(f"I6: {call.call_id.hex()} was charged for an attempt that never began")
         allowed = self.allowed.get(call.call_id, -1)
+        if allowed > 0:  # attempts that are ended to save memory are counted apart
+            allowed += self.free_retries
         if 0 <= allowed < self.count[call.call_id] - 1:
             raise Violation(f"I6: {call.call_id.hex()} runs oftener than {allowed} retries allow")
 
@@ -144,13 +149,21 @@ class ActorOrder:
 
 
 class Memory:
-    """I2: what anybody was told of an actor, the control store's journal still knows."""
+    """I2: what anybody was told of an actor, the control store's journal still knows.
+
+    An epoch is of one control store only.
+    """
 
     def __init__(self) -> None:
         self.told: dict[ActorId, tuple[int, int]] = {}  # (life, state)
+        self.epochs: dict[int, Address] = {}
 
-    def heard(self, message: Any) -> None:
+    def heard(self, source: Address, message: Any) -> None:
         """A node hears from the control store."""
+        if isinstance(message, NodeJoined):
+            other = self.epochs.setdefault(message.epoch, source)
+            if other != source:
+                raise Violation(f"I2: {source} is in epoch {message.epoch}, as {other} was")
         views: tuple[ActorView, ...] = ()
         if isinstance(message, ActorChanged):
             views = (message.actor,)
@@ -174,6 +187,39 @@ class Memory:
                 raise Violation(f"I2: actor {actor_id.hex()} was told to be {life, state}")
 
 
+class Output:
+    """I10: each line that a job's workers print is shown to its driver once, or counted."""
+
+    def __init__(self) -> None:
+        self.wrote: dict[bytes, dict[bytes, None]] = {}  # driver → lines
+        self.seen: dict[bytes, dict[bytes, None]] = {}
+        self.lines = 0
+        self.omitted: Counter[bytes] = Counter()
+
+    def write(self, job: bytes, count: int) -> bytes:
+        """What a worker of that job prints: lines that nobody has printed before."""
+        lines = [b"%d" % number for number in range(self.lines, self.lines + count)]
+        self.lines += count
+        self.wrote.setdefault(job, {}).update(dict.fromkeys(lines))
+        return b"".join(line + b"\n" for line in lines)
+
+    def shown(self, driver: bytes, message: OutputWritten) -> None:
+        """A driver prints that."""
+        self.omitted[driver] += message.omitted
+        seen = self.seen.setdefault(driver, {})
+        for line in message.text.splitlines():
+            if line in seen or line not in self.wrote[driver]:
+                raise Violation(f"I10: {driver.hex()} shows {line!r}, twice or of another job")
+            seen[line] = None
+
+    def flushed(self, driver: bytes) -> None:
+        """It was told that this is all."""
+        wrote, seen = len(self.wrote.get(driver, {})), len(self.seen.get(driver, {}))
+        if wrote != seen + self.omitted[driver]:
+            story = f"{wrote} lines written, {seen} shown, {self.omitted[driver]} left out"
+            raise Violation(f"I10: {driver.hex()} leaves with {story}")
+
+
 class Checkers:
     """All of them, and those that need the whole simulation."""
 
@@ -184,14 +230,15 @@ class Checkers:
         self.actor_order = ActorOrder()
         self.memory = Memory()
         self.cancels = Cancels(simulation)
+        self.output = Output()
         self.calls = 0
 
     def heard(self, shell: "Shell", source: Address, message: Any) -> None:
         """A machine hears that."""
         if shell.address[0] == "n" and source[0] == "s":
-            self.memory.heard(message)
+            self.memory.heard(source, message)
         if isinstance(message, WorkerDied) and any(
-            one.worker == message.worker and one.number != message.lease
+            one.worker == message.worker and one.number < message.known_from
             for one in shell.machine.tasks.leases.leases.values()
         ):
             self.executions.is_vague = True
@@ -212,7 +259,7 @@ class Checkers:
         if isinstance(value, Failure):
             self.executions.failed(name, value)
             self.cancels.failed(name, value)
-            if value.kind == "object_lost":
+            if value.kind == "object_lost" and client.refs.find(name) is not None:
                 self._may_be_lost(client, name, value.text)
 
     def _may_be_lost(self, client: "Client", name: ObjectId, why: str) -> None:
@@ -258,6 +305,8 @@ class Checkers:
         links = len(shell.endpoint._links)
         if links > 60 + 4 * len(self.simulation.processes()):
             raise Violation(f"L3: {shell.address} keeps {links} links")
+        if shell.address[0] == "c":
+            self._is_counted(shell)
 
     # -- at the end
 
@@ -271,23 +320,58 @@ class Checkers:
     def _is_empty(self, shell: Any) -> None:
         machine = shell.machine
         objects = machine.references.objects
-        kept = {one.object_id: None for one in shell.kept}
         handed = [ref for refs in getattr(shell.process, "handed", {}).values() for ref in refs]
-        left = [one for one in objects.borrowed if one not in kept]
+        in_use = self._in_use()
+        left = [one for one in objects.borrowed if one not in in_use]
         if not self.simulation.node.is_alive:
             return  # without its node a client has nobody to tell, and nothing to keep
         if machine.calls.over:
             raise Violation(f"L3: {shell.address} waits for cancelled {list(machine.calls.over)}")
         if machine.calls.pending:
             raise Violation(f"L1: {shell.address} still waits for {list(machine.calls.pending)}")
-        if objects.owned and not self.simulation.keeps_refs():
-            still = {
-                name.hex(): {slot: getattr(entry, slot) for slot in entry.__slots__}
-                for name, entry in objects.owned.items()
-            }
+        still = {
+            name.hex(): {slot: getattr(entry, slot) for slot in entry.__slots__}
+            for name, entry in objects.owned.items()
+            if name not in in_use
+        }
+        if still:
             raise Violation(f"I7: {shell.address} still owns {str(still)[:500]}")
-        if handed or (left and not self.simulation.keeps_refs()):
+        if handed or left:
             raise Violation(f"I7: {shell.address} still borrows {[one.hex() for one in left]}")
+
+    def _in_use(self) -> dict[ObjectId, None]:
+        """What actors keep in their state, what is inside it, and what those actors are made of."""
+        clients = [
+            shell
+            for process in self.simulation.processes()
+            for shell in process.shells
+            if shell.address[0] == "c"
+        ]
+        in_use: dict[ObjectId, None] = {}
+        following = [ref.object_id for shell in clients for ref in shell.kept]
+        while following:
+            name = following.pop()
+            if name in in_use:
+                continue
+            in_use[name] = None
+            for shell in clients:
+                entry = shell.machine.references.objects.owned.get(name)
+                if entry is not None:
+                    following += entry.contained
+                following += shell.machine.actors.holds.get(name, ())
+        return in_use
+
+    def _is_counted(self, shell: Any) -> None:
+        """I7: whoever was told that it is counted, is."""
+        for name, borrow in shell.machine.references.objects.borrowed.items():
+            owner: Any = self.simulation.shells.get(owner_address(name))
+            if not borrow.is_registered or owner is None or not owner.is_alive:
+                continue
+            if shell.is_leaving or owner.is_leaving:
+                continue
+            entry = owner.machine.references.objects.owned.get(name)
+            if entry is None or shell.address not in entry.borrowers:
+                raise Violation(f"I7: {name.hex()} is not counted for {shell.address} any more")
 
     def stuck_links(self) -> dict[tuple[Address, Address], tuple[int, int]]:
         """Links with something unacknowledged: where they stand."""
@@ -337,3 +421,13 @@ class Checkers:
         ):
             if table:
                 raise Violation(f"L3: the node's {name} are not empty: {table}")
+
+    def shut_down(self) -> None:
+        """The node has ended in order: its workers are gone, and it is shown alive no more."""
+        node, control = self.simulation.node, self.simulation.control
+        if not node.is_alive:
+            return
+        if node.workers:
+            raise Violation(f"L2: workers outlive the end of their node: {list(node.workers)}")
+        if control.is_alive and node.me in control.shell.machine.nodes.alive:
+            raise Violation(f"I10: {node.address} has left and is shown alive")

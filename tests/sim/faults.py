@@ -8,6 +8,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 
+from fabric.core.events import ShutDown
 from fabric.core.machine import InvariantError
 from fabric.ids import call_of
 from tests.sim.processes import DriverProcess
@@ -40,6 +41,7 @@ def begin_faults(simulation: Simulation) -> None:
     every(simulation, lambda: draw.resets_per_s, simulation.network.reset)
     every(simulation, lambda: draw.pauses_per_s, lambda: pause(simulation))
     every(simulation, lambda: draw.worker_crashes_per_s, lambda: crash_worker(simulation))
+    every(simulation, lambda: draw.memory_shortages_per_s, lambda: fill_memory(simulation))
     every(simulation, lambda: draw.control_crashes_per_s, lambda: crash_control(simulation))
     every(simulation, lambda: draw.driver_crashes_per_s, lambda: crash_driver(simulation))
     every(simulation, lambda: draw.node_crashes_per_s, lambda: crash_node(simulation))
@@ -61,12 +63,19 @@ def every(simulation: Simulation, rate: Callable[[], float], action: Callable[[]
 def pause(simulation: Simulation) -> None:
     """Somebody stands still for a while."""
     world = simulation.world
-    everybody = simulation.processes()
-    if not everybody:
-        return
-    process = world.random.choice(everybody)
-    process.pause(world.delay(world.draw.pause_s))
-    world.fault("pause")
+    processes = simulation.processes()
+    if processes:  # all may be dead at once
+        world.random.choice(processes).pause(world.delay(world.draw.pause_s))
+        world.fault("pause")
+
+
+def fill_memory(simulation: Simulation) -> None:
+    """Workers use more than the node may let them."""
+    world = simulation.world
+    world.short_until = world.now + world.delay(0.1)
+    simulation.has_lost_clients = True
+    simulation.checkers.executions.free_retries = simulation.limits.oom_retries_max
+    world.fault("memory shortage")
 
 
 def crash_worker(simulation: Simulation) -> None:
@@ -135,6 +144,9 @@ def play(simulation: Simulation) -> None:
     run_until(simulation, world.now + QUIET_S, lambda: False)
     simulation.checkers.gone()
     simulation.is_over = True
+    simulation.node.shell.tell(ShutDown())
+    run_until(simulation, world.now + QUIET_S, lambda: False)
+    simulation.checkers.shut_down()
 
 
 def why_it_waits(driver: DriverProcess) -> list[str]:

@@ -13,10 +13,13 @@ from fabric.core.client.calls import PendingCall
 from fabric.core.client.cancels import Cancels
 from fabric.core.client.client import ClientMachine
 from fabric.core.client.objects import Objects
+from fabric.core.client.references import References
 from fabric.core.client.tasks import Tasks
+from fabric.core.control.control import ControlMachine
 from fabric.core.effects import Commit, Interrupt, Resolve, Send
 from fabric.core.endpoint import Endpoint
 from fabric.core.link import Link
+from fabric.core.node.demands import Demands
 from fabric.core.node.scheduling import Scheduling
 from fabric.core.worker import WorkerMachine
 from fabric.protocol.frames import HEADER_BYTES
@@ -31,7 +34,8 @@ def link_hears_repeated_frames() -> Change:
     def on_numbered(self: Any, seq: int, frame: bytes, now: float) -> memoryview | None:
         if seq <= self._received:
             return memoryview(frame)[HEADER_BYTES:]
-        return original(self, seq, frame, now)
+        heard: memoryview | None = original(self, seq, frame, now)
+        return heard
 
     original: Any = Link._on_numbered
     return Link, "_on_numbered", on_numbered
@@ -181,22 +185,75 @@ def cancelled_calls_hold_for_ever() -> Change:
     return Cancels, "gone", gone
 
 
-MUTANTS: tuple[tuple[Callable[[], Change], int], ...] = (
-    (link_hears_repeated_frames, 0),
-    (link_repeats_nothing, 0),
-    (speaks_before_durable, 62),
-    (decides_before_drained, 15),
-    (worker_runs_recalled_calls, 3),
-    (charges_what_never_started, 24),
-    (failed_arguments_use_a_number, 92),
-    (share_returns_twice, 1),
-    (releases_are_ignored, 22),
-    (repeats_keep_their_attempt, 13),
-    (interrupts_whatever_runs, 77),
-    (cancels_without_telling, 0),
-    (cancelled_calls_hold_for_ever, 62),
+def release_before_add_borrower() -> Change:
+    """Whoever hands a ref over lets go of it before the owner has heard of who got it."""
+
+    def register(self: Any, object_ids: Any, then: list[Any], unholds: Any = ()) -> list[Any]:
+        return [*then, *original(self, object_ids, [], unholds)]
+
+    original: Any = References.register
+    return References, "register", register
+
+
+def epoch_is_not_kept() -> Change:
+    """The epoch is not made durable: the next control store takes the same one."""
+
+    def speech(self: Any, now: float) -> list[Any]:
+        self._is_new = False
+        return list(original(self, now))
+
+    original: Any = ControlMachine._speech
+    return ControlMachine, "_speech", speech
+
+
+def acknowledgements_are_ignored() -> Change:
+    """What was heard and acknowledged stays in flight."""
+    return Link, "_on_ack", lambda self, ack: None
+
+
+def later_requests_are_ignored() -> Change:
+    """A client's first word on how many workers it wants is its last."""
+
+    def state(self: Any, client: Any, request: Any, now: float) -> Any:
+        known = self.table.get((client, request.shape_id))
+        return known if known is not None else original(self, client, request, now)
+
+    original: Any = Demands.state
+    return Demands, "state", state
+
+
+def refs_of_unfinished_calls_are_not_counted() -> Change:
+    """A call's answer leaves while calls that it made borrow what only its caller kept."""
+
+    def on_register(self: Any, source: Any, message: Any, now: float) -> list[Any]:
+        self.objects.unregistered.clear()
+        return list(original(self, source, message, now))
+
+    original: Any = References.on_register
+    return References, "on_register", on_register
+
+
+MUTANTS: tuple[tuple[Callable[[], Change], int, str], ...] = (
+    (link_hears_repeated_frames, 5, "I6: attempt 1 of .* runs again"),
+    (link_repeats_nothing, 16, "L1: "),
+    (speaks_before_durable, 2, "I2: "),
+    (decides_before_drained, 43, "drain: "),
+    (worker_runs_recalled_calls, 0, "I4: "),
+    (charges_what_never_started, 1, "I6: .* was charged for an attempt that never began"),
+    (failed_arguments_use_a_number, 63, "L1: "),
+    (share_returns_twice, 0, "a machine.s own invariant: CPU: .* free, .* leased"),
+    (releases_are_ignored, 0, "I7: .* still owns"),
+    (repeats_keep_their_attempt, 1, "I6: attempt 1 of .* runs again"),
+    (release_before_add_borrower, 0, "I7: .* is lost for"),
+    (epoch_is_not_kept, 2, "I2: .* is in epoch"),
+    (acknowledgements_are_ignored, 5, "L3: .* still talks to"),
+    (later_requests_are_ignored, 0, "L1: "),
+    (refs_of_unfinished_calls_are_not_counted, 307, "I7: .* is lost for"),
+    (interrupts_whatever_runs, 170, ".* is interrupted, and nobody cancelled it"),
+    (cancels_without_telling, 1, "L1: .* is cancelled, and a get would wait"),
+    (cancelled_calls_hold_for_ever, 9, "I7: .* still owns"),
 )
-"""Each with a seed that finds it."""
+"""Each with a seed that finds it, and the invariant that says so."""
 
 
 @contextmanager

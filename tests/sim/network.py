@@ -46,7 +46,9 @@ class Line:
 class Party(Protocol):
     """Who has an address."""
 
-    is_alive: bool
+    @property
+    def is_alive(self) -> bool:
+        """Its process runs."""
 
     def hear(self, source: Address, frame: bytes) -> None:
         """A frame has arrived."""

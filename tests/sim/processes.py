@@ -5,18 +5,21 @@ its memory along; what it had said may still arrive, and its shared word is read
 control store is in `journals`.
 """
 
+from functools import partial
 from random import Random
 from typing import Any
 
 from fabric.core.effects import (
     BecomeActor,
     CreateSegment,
+    DrainOutput,
     Effect,
     Exit,
     Interrupt,
     KillRunning,
     Learn,
     LetGo,
+    MeasureMemory,
     RecycleSegment,
     Run,
     StartWorker,
@@ -27,13 +30,15 @@ from fabric.core.effects import (
 )
 from fabric.core.events import (
     ActorMade,
+    Ask,
     CallOverran,
     CallRan,
     CancelSince,
-    Leave,
+    OutputDrained,
     Register,
     SegmentRecycled,
     WorkerExited,
+    WorkerWrote,
 )
 from fabric.core.node.node import NodeMachine
 from fabric.core.worker import WorkerMachine
@@ -47,7 +52,7 @@ from fabric.ids import (
     incarnation_of,
     object_id,
 )
-from fabric.protocol.messages import DefineJob
+from fabric.protocol.messages import DefineJob, FlushOutput
 from fabric.protocol.values import (
     UNIT,
     CallDone,
@@ -57,6 +62,7 @@ from fabric.protocol.values import (
     Value,
 )
 from tests.sim import programs
+from tests.sim.memory import measured
 from tests.sim.refs import SimRef
 from tests.sim.shells import Blocking, Client, Shell, Thread, write
 
@@ -121,13 +127,20 @@ class DriverProcess(SimProcess):
         self.is_finished = True
 
     def leave(self) -> None:
-        """End in order."""
-        if self.is_alive:
-            self.client.tell(Leave())
-            self.world.after(1.0, self._leave)
+        """End in order, after all output has come."""
+        if self.world.draw.output is None or not self.is_alive:
+            self._leave(None)
+            return
+        request = self.client.refs.next_call()
+        self.client.questions[request] = self._leave
+        self.client.tell_client(Ask(request, FlushOutput(request)))
 
-    def _leave(self) -> None:
-        self.end(is_orderly=True)
+    def _leave(self, answer: Any) -> None:
+        if isinstance(answer, FlushOutput):
+            self.simulation.checkers.output.flushed(self.me)
+        if self.is_alive:
+            self.client.leave()
+            self.world.after(1.0, partial(self.end, is_orderly=True))
 
 
 class Worker(Shell):
@@ -138,6 +151,7 @@ class Worker(Shell):
         self.writes: dict[ObjectId, Any] = {}
         self.handed: dict[bytes, list[SimRef]] = {}
         self.word: dict[tuple[bytes, int], tuple[int, bool]] = {}
+        self.began_at = 0.0
         self.life = 0
         self.thread: Thread | None = None  # of the running call
         self.run: Run | None = None
@@ -178,7 +192,9 @@ class Worker(Shell):
         call = run.call
         caller = incarnation_of(run.caller)
         self.word[caller, run.lease] = (call.number, False)
+        self.began_at = self.world.now
         self.simulation.checkers.began(self, run)
+        self._print()
         self.home.need_client().depth = run.depth + 1
         client = self.home.client
         started = self.world.now
@@ -205,6 +221,15 @@ class Worker(Shell):
             self.simulation.checkers.cancels.interrupted(run)
             thread.interrupt()
 
+    def _print(self) -> None:
+        """Some lines, as the node's process would tell them."""
+        random = self.world.draw.output
+        node = self.home.node.shell
+        if random is None or not node.is_alive or random.random() < 0.3:
+            return
+        text = self.simulation.checkers.output.write(self.home.job.job, random.randint(1, 4))
+        node.tell(WorkerWrote(self.home.me, random.random() < 0.5, "model", text))
+
     def _may_go(self, action: Any, *args: Any) -> bool:
         if self.is_alive and self.process.paused_until > self.world.now:
             self.world.at(self.process.paused_until, action, *args)
@@ -225,11 +250,12 @@ class Worker(Shell):
     def _register(self, then: Any, has_refs: bool = False) -> None:
         """Refs that outlive the call are counted by their owners before its answer leaves.
 
-        Of those in the answer that are our own, our client must have heard by then, too.
+        Also those that only calls still need which it made. Of those in the answer that are our
+        own, our client must have heard by then, too.
         """
         client = self.home.client
-        kept = client.refs.take_fresh()
-        if not kept and not has_refs:
+        has_borrowed, kept = client.refs.take_fresh()
+        if not has_borrowed and not has_refs:
             then()
             return
         request = b"kept" + client.refs.next_call()
@@ -311,7 +337,7 @@ class WorkerProcess(SimProcess):
     def leave(self) -> None:
         """It was told to end, and has said all."""
         if self._client is not None and self.is_alive:
-            self._client.tell(Leave())
+            self._client.leave()
         self.world.after(0.05, self._leave)
 
     def _leave(self) -> None:
@@ -362,6 +388,10 @@ class Node(Shell):
             self.tell(SegmentRecycled(effect.segment, is_free))
         elif isinstance(effect, UnlinkSegment):
             store.unlink(effect.segment)
+        elif isinstance(effect, MeasureMemory):
+            self.tell(measured(self.home, effect.workers))
+        elif isinstance(effect, DrainOutput):
+            self.tell(OutputDrained(effect.request))
         elif isinstance(effect, WatchProcess):
             self.simulation.watch(effect.client, self)
         elif isinstance(effect, Exit):

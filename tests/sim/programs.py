@@ -1,8 +1,9 @@
 """Users' code in the model: what a driver runs, and what its calls run, drawn from the seed.
 
-A program is a generator that yields what it waits for: `Sleep`, `Get`, `Write`, `Ask`. A call's
-code is a `Plan`, drawn by the driver and carried in the call's arguments, so that every attempt of
-it does the same. What becomes of values is in `refs`; who runs the generators is in `processes`.
+A program is a generator that yields what it waits for: `Sleep`, `Get`, `Write`, `Ask`, `Count`. A
+call's code is a `Plan`, drawn by the driver and carried in the call's arguments, so that every
+attempt of it does the same. What becomes of values is in `refs`; who runs the generators is in
+`processes`.
 """
 
 from collections.abc import Generator
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fabric.core.events import (
-    Cancel,
     DefineLocally,
     KillActor,
     MakeActor,
@@ -22,7 +22,7 @@ from fabric.core.events import (
 from fabric.ids import ActorId, CallId, FunctionId, ObjectId, object_id
 from fabric.protocol.messages import GetNamedActor
 from fabric.protocol.values import UNIT, ActorSpec, Failure, Sealed, Shape
-from tests.sim.cancels import Interrupted
+from tests.sim.cancels import Interrupted, cancel
 from tests.sim.refs import Content, SimRef, encoded
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ class Plan(msgspec.Struct, array_like=True):
     children: list["Plan"] = []
     waits: bool = False  # for its children
     passes: bool = False  # the refs of its children inside its result
-    reads: bool = False  # the refs nested in its arguments
+    reads: bool = False  # the refs nested in its arguments, and keeps those inside them
+    hands: bool = False  # those refs on to its children
+    drops: bool = False  # those of its arguments in the middle, before it ends
     keeps: bool = False  # those refs in its actor
     forgets: bool = False  # what its actor has kept
     returns_nested: bool = False
@@ -78,7 +80,7 @@ class Sleep(msgspec.Struct):
 
 
 class Get(msgspec.Struct):
-    """Wait for those; the answer is their contents or failures."""
+    """Wait for those; the answer is the refs inside them, held for whoever asked."""
 
     refs: list[SimRef]
 
@@ -96,6 +98,13 @@ class Ask(msgspec.Struct):
 
     request: bytes
     make: Any
+
+
+class Count(msgspec.Struct):
+    """Wait until the owners of those count this process."""
+
+    request: bytes
+    object_ids: tuple[ObjectId, ...]
 
 
 class Crash(msgspec.Struct):
@@ -132,14 +141,7 @@ def submit(
     refs = client.refs.results(call, plan.returns)
     client.tell_client(
         Submit(
-            call,
-            FUNCTION,
-            shape,
-            args,
-            values,
-            names,
-            plan.returns,
-            plan.retries,
+            *(call, FUNCTION, shape, args, values, names, plan.returns, plan.retries),
             client.depth,
             plan.timeout_s,
         )
@@ -196,19 +198,6 @@ def make_actor(
     return client.refs.hold(token)
 
 
-def cancel(client: "Client", ref: SimRef, random: Random) -> None:
-    """Cancel what makes that object."""
-    name, request = ref.object_id, client.refs.next_call()
-    is_forced = random.random() < 0.3
-
-    def answered(answer: Any) -> None:
-        is_refused = isinstance(answer, Failure) or answer.is_forced != is_forced
-        client.simulation.checkers.cancels.answered(client, name, is_refused)
-
-    client.questions[request] = answered
-    client.tell_client(Cancel(request, name, is_forced, random.random() < 0.7))
-
-
 def body(client: "Client", call: CallId, attempt: int, life: int, raw: bytes) -> Program:
     """The code of a call: gives its outcomes, each the bytes of a value with the refs inside it."""
     args = msgspec.msgpack.decode(raw, type=Args)
@@ -240,9 +229,10 @@ def code(
     if attempt <= plan.crashes:
         yield Crash()
     if plan.reads and nested:
-        yield Get(nested)
+        nested += yield Get(list(nested))
+    handed = nested[:2] if plan.hands else []
     for child in plan.children:
-        children += submit(client, child, [], [], [])
+        children += submit(client, child, [], handed, [])
     for actor in actors:
         for _ in range(plan.calls):
             children += submit_to(client, actor, Plan(retries=0), [], [], [])
@@ -253,7 +243,11 @@ def code(
     if plan.cancels and (children or nested):
         cancel(client, (*children, *nested)[0], Random(plan.nbytes + plan.retries))
     if plan.waits and children:
-        yield Get(children)
+        nested += yield Get(list(children))
+    if plan.drops:
+        for one in nested[::2]:
+            client.refs.drop(one)
+        del nested[::2]
     yield Sleep(plan.duration_s / 2)
 
 
@@ -292,16 +286,18 @@ def results(
     return outcomes
 
 
-def draw_plan(random: Random, depth: int, crash_p: float, makes: bool) -> Plan:
-    """Some code."""
+def draw_plan(random: Random, depth: int, crash_p: float, is_roomy: bool) -> Plan:
+    """Some code; only where there is room for many workers may all of it wait."""
     some = random.random
     count = random.choice((0, 0, 1, 2)) if depth else 0
     return Plan(
         duration_s=random.choice((0.0, 1e-5, 1e-3, 0.03)) if some() < 0.9 else 0.3,
-        children=[draw_plan(random, depth - 1, crash_p, makes) for _ in range(count)],
+        children=[draw_plan(random, depth - 1, crash_p, is_roomy) for _ in range(count)],
         waits=some() < 0.7,
         passes=some() < 0.4,
-        reads=some() < 0.5,
+        reads=is_roomy and some() < 0.5,
+        hands=some() < 0.4,
+        drops=some() < 0.3,
         keeps=some() < 0.3,
         forgets=some() < 0.2,
         returns_nested=some() < 0.3,
@@ -311,7 +307,7 @@ def draw_plan(random: Random, depth: int, crash_p: float, makes: bool) -> Plan:
         returns=random.choice((1, 1, 1, 0, 3)),
         retries=random.choice((0, 1, 3, 3, -1)),
         calls=random.choice((0, 1, 2)),
-        makes=makes and depth > 0 and some() < 0.1,
+        makes=is_roomy and depth > 0 and some() < 0.1,
         cancels=some() < 0.1,
         is_stubborn=some() < 0.2,
         timeout_s=random.choice((0.01, 0.2)) if some() < 0.05 else None,
@@ -344,9 +340,8 @@ class Driver:
             verb = random.choice((*verbs, *actor_verbs) if has_actors else verbs)
             yield from verb()
         if self.variables:
-            yield Get(list(self.variables))
-        for ref in (*self.variables, *self.actors):
-            self.client.refs.drop(ref)
+            self.variables += yield Get(list(self.variables))
+        self.forget([*self.variables, *self.actors])
         self.variables, self.actors = [], []
         yield Sleep(0.05)
 
@@ -358,7 +353,6 @@ class Driver:
         """Those of a call."""
         depth = self.random.choice((0, 0, 1, 2))
         plan = draw_plan(self.random, depth, self.crash_p, self.workers_max > 100)
-        plan.reads = plan.reads and self.workers_max > 100  # they may all wait for what is queued
         inputs, nested = self.pick(self.variables, 2), self.pick(self.variables, 2)
         return plan, inputs, nested, self.pick(self.actors, 1)
 
@@ -369,8 +363,17 @@ class Driver:
         if self.random.random() < 0.02:
             shape = IMPOSSIBLE
         for _ in range(self.random.choice((1, 1, 2, 8))):
-            self.variables += submit(self.client, plan, inputs, nested, actors, shape)
+            refs = submit(self.client, plan, inputs, nested, actors, shape)
+            if self.random.random() < 0.1:
+                self.forget(refs)
+            else:
+                self.variables += refs
         yield Sleep(0.0)
+
+    def forget(self, refs: list[SimRef]) -> None:
+        """Nobody here wants them any more."""
+        for ref in refs:
+            self.client.refs.drop(ref)
 
     def put(self) -> Program:
         """A value of its own, small or large, perhaps with refs inside."""
@@ -394,17 +397,23 @@ class Driver:
             client.refs.drop(one)
 
     def get(self) -> Program:
-        """Wait for some."""
+        """Wait for some, and take what is inside them; perhaps that is all one wanted of them."""
         refs = self.pick(self.variables, 2)
-        if refs:
-            yield Get(refs)
+        if not refs:
+            return
+        self.variables += yield Get(refs)
+        if self.random.random() < 0.4:
+            for ref in refs:
+                self.variables.remove(ref)
+            self.forget(refs)
 
     def drop(self) -> Program:
         """Forget some, and now and then an actor."""
         items = self.actors if self.random.random() < 0.2 else self.variables
-        for ref in self.pick(items, 2):
+        refs = self.pick(items, 2)
+        for ref in refs:
             items.remove(ref)
-            self.client.refs.drop(ref)
+        self.forget(refs)
         yield Sleep(0.0)
 
     def cancel(self) -> Program:
@@ -474,8 +483,12 @@ class Driver:
         answer = yield Ask(request, GetNamedActor(request, name, client.job.namespace))
         spec = getattr(answer, "spec", None)
         if spec is not None:
-            token = client.refs.revive(ObjectId(spec.actor_id))
-            self.actors.append(client.refs.hold(token))
+            token = client.refs.hold(client.refs.revive(ObjectId(spec.actor_id)))
+            yield Count(client.refs.next_call(), (token.object_id,))
+            if isinstance(token.value, Failure):  # its last handle was gone
+                client.refs.drop(token)
+            else:
+                self.actors.append(token)
 
 
 def definition(function: FunctionId, is_shared: bool) -> DefineLocally:

@@ -66,8 +66,8 @@ class Teller(Protocol):
     def tell_client(self, event: Event) -> None:
         """The machine hears that in its next turn."""
 
-    def is_owned(self, name: ObjectId) -> bool:
-        """The machine answers for it, and knows its value."""
+    def is_known(self, name: ObjectId) -> bool:
+        """The machine has the value, and keeps it."""
 
     def unpin(self, segment: str) -> None:
         """A view of that segment is gone."""
@@ -111,7 +111,6 @@ class Refs:
                 self.teller.tell_client(Drop((ref.object_id,)))
         elif ref.is_tracked:
             self.teller.tell_client(Drop((ref.object_id,)))
-        self.fresh.pop(ref.object_id, None)
         if ref.segment:
             self.teller.unpin(ref.segment)
             ref.segment = ""
@@ -132,7 +131,13 @@ class Refs:
             return
         ref.is_shared = True
         self.shared[ref.object_id] = ref
-        if ref.value is not None and not ref.is_tracked:
+        if ref.is_tracked:
+            return
+        if ref.value is None and ref.object_id.startswith(self.teller.me):
+            # its value, once there, is not only the ref's: a borrower may ask in that very turn
+            ref.is_tracked = True
+            self.teller.tell_client(Hold(ref.object_id))
+        elif ref.value is not None:
             ref.is_tracked = True
             inner = tuple(one.object_id for one in ref.contained)
             self.teller.tell_client(Put(ref.object_id, ref.value, inner))
@@ -145,7 +150,8 @@ class Refs:
         ref = SimRef(name)
         ref.is_shared = ref.is_tracked = True
         self.shared[name] = ref
-        self.fresh[name] = None
+        if not name.startswith(self.teller.me):
+            self.fresh[name] = None
         self.teller.tell_client(Hold(name))
         return ref
 
@@ -156,12 +162,16 @@ class Refs:
         self.shared[name] = ref
         return ref
 
-    def take_fresh(self) -> list[ObjectId]:
-        """Those that came to life since the last call, and live."""
+    def take_fresh(self) -> tuple[bool, list[ObjectId]]:
+        """Whether some came to life since the last call, and which of them live."""
         fresh, self.fresh = self.fresh, {}
-        return [one for one in fresh if one in self.shared]
+        return bool(fresh), [one for one in fresh if one in self.shared]
 
     # -- values
+
+    def find(self, name: ObjectId) -> SimRef | None:
+        """The one that is pending or shared, if it lives."""
+        return self.inflight.get(name) or self.shared.get(name)
 
     def expect(self, ref: SimRef) -> None:
         """See to it that it gets its value here."""
@@ -171,10 +181,10 @@ class Refs:
 
     def resolve(self, name: ObjectId, value: Value) -> None:
         """The machine has said what it is."""
-        ref = self.inflight.get(name) or self.shared.get(name)
+        ref = self.find(name)
         if ref is None:
             return
-        is_known = self.teller.is_owned(name)
+        is_known = self.teller.is_known(name)
         ref.is_tracked = ref.is_tracked or is_known
         ref.value = value
         self.inflight.pop(name, None)

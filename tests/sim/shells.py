@@ -6,10 +6,20 @@ order, as the runtime's loop does. What processes are made of, and how they die,
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fabric.core.client.client import ClientMachine
-from fabric.core.effects import Drain, Effect, Hangup, Reply, Resolve, Transmit, WriteSegment
+from fabric.core.effects import (
+    Drain,
+    Effect,
+    Hangup,
+    Reply,
+    Resolve,
+    ShowOutput,
+    Transmit,
+    WriteSegment,
+)
 from fabric.core.endpoint import Endpoint
 from fabric.core.events import (
     Ask,
@@ -17,13 +27,16 @@ from fabric.core.events import (
     CallResumed,
     Drained,
     Event,
+    Leave,
+    OutputPrinted,
     PeerLost,
+    Register,
     SegmentWritten,
     WantSegment,
 )
 from fabric.core.machine import Machine, WordError
 from fabric.ids import Address, FunctionId, ObjectId, address, incarnation_of
-from fabric.protocol.messages import ViewChanged
+from fabric.protocol.cluster import ViewChanged
 from fabric.protocol.values import Failure, JobSpec, Sealed, Value
 from tests.sim import programs
 from tests.sim.cancels import Interrupted
@@ -129,7 +142,8 @@ class Shell:
     # -- the turn
 
     def _clock(self) -> float:
-        return self.world.now + self.process.offset_s
+        now: float = self.world.now + self.process.offset_s
+        return now
 
     def wake(self) -> None:
         """A turn is due."""
@@ -207,11 +221,19 @@ class Client(Shell):
         self.refs = Refs(self)
         self.questions: dict[bytes, Callable[[Any], None]] = {}
         self.writes: dict[ObjectId, Callable[[WriteSegment], None]] = {}
+        self.is_leaving = False
         self._defined: dict[FunctionId, bool] = {}
         limits = process.simulation.limits
         place = address("c", me)
         machine = ClientMachine(
-            place, node, job, limits, is_driver=is_driver, pid=process.pid, entrypoint="sim"
+            place,
+            node,
+            job,
+            limits,
+            is_driver=is_driver,
+            pid=process.pid,
+            entrypoint="sim",
+            wants_output=is_driver and process.world.draw.output is not None,
         )
         super().__init__(process, place, machine)
 
@@ -220,8 +242,13 @@ class Client(Shell):
         self.simulation.checkers.told(self, event)
         self.tell(event)
 
-    def is_owned(self, name: ObjectId) -> bool:
-        """The machine answers for it, and knows its value."""
+    def leave(self) -> None:
+        """It ends in order."""
+        self.is_leaving = True
+        self.tell(Leave())
+
+    def is_known(self, name: ObjectId) -> bool:
+        """The machine has the value, and keeps it."""
         return self.machine.references.value_of(name) is not None
 
     def unpin(self, segment: str) -> None:
@@ -247,6 +274,10 @@ class Client(Shell):
             waiting = self.writes.pop(effect.object_id, None)
             if waiting is not None:
                 waiting(effect)
+        elif isinstance(effect, ShowOutput):
+            self.simulation.checkers.output.shown(self.me, effect.message)
+            printed = OutputPrinted(effect.node, len(effect.message.text))
+            self.world.after(self.world.draw.output.random() * 0.1, self.tell, printed)
         elif isinstance(effect, Drain):
             at = self.network.quiet_at(effect.peer, self.address)
             self.world.at(at, self.world.after, 0.0, self.tell, Drained(effect.peer))
@@ -332,6 +363,9 @@ class Thread:
         elif isinstance(step, programs.Ask):
             self.client.questions[step.request] = self.advance_soon
             self.client.tell_client(Ask(step.request, step.make))
+        elif isinstance(step, programs.Count):
+            self.client.questions[step.request] = self.advance_soon
+            self.client.tell_client(Register(step.request, step.object_ids))
         else:
             self.world.fault("poison call")
             self.process.crash()
@@ -344,8 +378,8 @@ class Thread:
         self._waits += 1
         wait = self._waits
         held = self.held = [self.client.refs.hold(one) for one in refs]
-        pending = [one for one in held if one.value is None]
-        self.waiting_for = {one.object_id: None for one in pending}
+        pending = {one.object_id: one for one in held if one.value is None}
+        self.waiting_for = dict.fromkeys(pending)
 
         def resolved(ref: SimRef) -> None:
             if wait != self._waits:
@@ -357,8 +391,8 @@ class Thread:
         if not pending:
             self.advance_soon_with(held)
             return
-        for ref in pending:
-            ref.waiters.append(lambda ref=ref: resolved(ref))
+        for ref in pending.values():
+            ref.waiters.append(partial(resolved, ref))
             self.client.refs.expect(ref)
         if self.blocking is not None:
             after_s = self.client.limits.blocked_after_s
@@ -377,19 +411,21 @@ class Thread:
     def _read_all(self, held: list[SimRef], wait: int) -> None:
         if not self.process.is_alive or wait != self._waits:
             return
+        if self.process.paused_until > self.world.now:
+            self.world.at(self.process.paused_until, self._read_all, held, wait)
+            return
         self.held = []
         if self.is_blocked and self.blocking is not None:
             self.is_blocked = False
             self.blocking.on_resumed()
-        for ref in held:
-            read(self.client, ref)
+        inner = [one for ref in held for one in read(self.client, ref)]
         for ref in held:
             self.client.refs.drop(ref)
-        self.advance([one.value for one in held])
+        self.advance(inner)
 
 
-def read(client: Client, ref: SimRef) -> None:
-    """Look into a value: refs inside it come to life, and go again."""
+def read(client: Client, ref: SimRef) -> list[SimRef]:
+    """Look into a value: refs inside it come to life."""
     value = ref.value
     if isinstance(value, Sealed):
         store = client.simulation.store
@@ -397,15 +433,13 @@ def read(client: Client, ref: SimRef) -> None:
             ref.segment = value.segment
         if not ref.segment:
             client.simulation.checkers.unreadable(client, ref.object_id, value)
-            return
+            return []
         value = store.files[value.segment].content
     if type(value) is not bytes or not value:
-        return
+        return []
     content = decoded(value)
     client.simulation.checkers.read(client, ref.object_id, content)
-    inner = [client.refs.hold(client.refs.revive(ObjectId(one))) for one in content.refs]
-    for one in inner:
-        client.refs.drop(one)
+    return [client.refs.hold(client.refs.revive(ObjectId(one))) for one in content.refs]
 
 
 def write(shell: Any, step: programs.Write, done: Callable[[Value], None]) -> None:

@@ -15,7 +15,7 @@ from tests.sim.processes import (
     NodeProcess,
     SimProcess,
 )
-from tests.sim.shells import Client, Shell
+from tests.sim.shells import Shell
 from tests.sim.store import StoreFiles
 from tests.sim.world import World
 
@@ -28,7 +28,7 @@ class Simulation:
         self.world = World(seed)
         self.limits = self.world.draw.limits
         self.shells: dict[Address, Shell] = {}
-        self.network = Network(self.world, self.shells.get)
+        self.network = Network(self.world, lambda place: self.shells.get(place))
         self.store = StoreFiles()
         self.checkers = Checkers(self)
         self._pids = 0
@@ -72,15 +72,6 @@ class Simulation:
     def is_finished(self) -> bool:
         """Every program that still could has come to its end."""
         return all(one.is_finished or not one.is_alive for one in self.drivers)
-
-    def keeps_refs(self) -> bool:
-        """Some actor still keeps refs in its state."""
-        return any(
-            shell.kept
-            for worker in self.node.workers.values()
-            for shell in worker.shells
-            if isinstance(shell, Client)
-        )
 
     def processes(self) -> list[SimProcess]:
         """Everybody alive."""

@@ -7,6 +7,7 @@ there is, which may be none. Who acts, and what happens, is in the other modules
 import heapq
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -25,6 +26,10 @@ class Draw:
         self.random = random = Random(f"draw {seed}")
         some = self._some
         self.limits = draw_limits(random)
+        # a generator of its own, in every fourth seed: the others keep the histories they had
+        self.output = Random(f"output {seed}") if seed % 4 == 0 else None
+        if self.output is not None:
+            self.limits = draw_output(self.limits, self.output)
         self.drivers = random.choice((1, 1, 2))
         self.steps = random.choice((4, 12, 30))
         self.cpus = random.choice((1, 2, 4))
@@ -45,6 +50,7 @@ class Draw:
         self.node_crashes_per_s = some(0.02, 0.3)
         self.faulty_s = random.choice((0.5, 3.0, 8.0))
         self.app_crash_p = some(0.02, 0.2)
+        self.memory_shortages_per_s = some(0.3, 2.0)
 
     def _some(self, *values: float) -> float:
         """None of it in half of the seeds."""
@@ -55,7 +61,7 @@ class Draw:
         self.drop_p = self.duplicate_p = self.publish_loss_p = 0.0
         self.resets_per_s = self.pauses_per_s = self.worker_crashes_per_s = 0.0
         self.control_crashes_per_s = self.driver_crashes_per_s = self.node_crashes_per_s = 0.0
-        self.app_crash_p = 0.0
+        self.memory_shortages_per_s = self.app_crash_p = 0.0
 
 
 def draw_limits(random: Random) -> Limits:
@@ -73,7 +79,7 @@ def draw_limits(random: Random) -> Limits:
         beat_s=pick((0.02, 0.1, 0.3)),
         lease_idle_s=pick((0.0, 0.05, 1.0)),
         lease_quantum_s=pick((0.02, 0.1)),
-        leases_wanted_max=pick((64, 1024)),  # fewer may all wait for each other
+        leases_wanted_max=pick((1, 2, 64, 1024)),
         workers_max=pick((1, 2, 8, 40, 256, 256)),
         worker_idle_s=pick((0.02, 0.5, 60.0)),
         blocked_after_s=pick((0.0, 0.005)),
@@ -94,6 +100,22 @@ def draw_limits(random: Random) -> Limits:
         dead_actors_max=pick((2, 1000)),
         ended_jobs_max=pick((1, 1000)),
         answers_kept_max=pick((3, 10_000)),
+        worker_crashes_max=pick((3, 30)),
+        memory_look_s=pick((0.005, 0.02)),
+        memory_look_max_s=pick((0.05, 1.0)),
+        oom_retries_max=pick((0, 5)),
+        oom_retry_s=pick((0.0, 0.05)),
+    )
+
+
+def draw_output(limits: Limits, random: Random) -> Limits:
+    """What machines look at when workers print."""
+    pick = random.choice
+    return replace(
+        limits,
+        output_lines_per_s_max=pick((1, 7, 1000)),
+        output_bytes_per_s_max=pick((40, 1 << 20)),
+        output_bytes_max=pick((40, 1 << 20)),
     )
 
 
@@ -109,6 +131,7 @@ class World:
         self.counts: Counter[str] = Counter()
         self.steps = 0
         self.has_node = True
+        self.short_until = 0.0  # of memory
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._serial = 0
 

@@ -280,7 +280,7 @@ def test_actors_that_wait_for_each_other_say_so_and_can_be_cancelled(
             _ready, rest = fabric.wait(refs, num_returns=2, timeout=1.0)
         if rest:  # else one was through before the other began
             assert time.monotonic() - began >= 1.0
-            assert "its call runs at a:" in caplog.text
+            assert "Keeper.ask` (is at its worker)" in caplog.text
             for ref in rest:
                 fabric.cancel(ref)
             assert_cancelled(*rest)

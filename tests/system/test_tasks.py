@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import fabric
-from fabric import exceptions, serialization, task
+from fabric import exceptions, serialization, spawn, task
 from tests.system.looks import WAIT_S, WorkerCount, wait_until, worker_pids
 from tests.system.work import (
     Ledger,
@@ -215,7 +215,7 @@ def test_large_inline_arguments_are_cut_into_messages_and_too_many_are_an_error(
 ) -> None:
     piece = bytes(90_000)
     assert fabric.get([length.remote(piece) for _ in range(400)]) == [90_000] * 400
-    ledger = Ledger.remote()
+    ledger: Any = spawn(Ledger)
     lengths = [ledger.length.remote(piece) for _ in range(400)]
     assert fabric.get(lengths, timeout=WAIT_S) == [90_000] * 400
     pieces = [give.options(num_returns=1).remote(piece) for _ in range(800)]

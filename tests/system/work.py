@@ -168,3 +168,9 @@ def add_to(ledger: Any, entries: list[Any]) -> list[int]:
 def find(name: str) -> list[Any]:
     entries: list[Any] = fabric.get(fabric.get_actor(name).read.remote())
     return entries
+
+
+@task
+def same(value: int) -> int:
+    """What it is given."""
+    return value

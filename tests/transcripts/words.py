@@ -127,6 +127,8 @@ class Spelling:
                 return f"L{value}" if value else ""
             case "depth":
                 return f"depth={value}" if value else ""
+            case "known_from" | "rss" | "memory_limit":
+                return f"{name}={value}" if value else ""
             case "attempt":
                 return f"attempt={value}" if value != 1 else ""
             case "generation":

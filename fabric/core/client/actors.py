@@ -7,6 +7,7 @@ worker alone knows what ran. Sending to workers and failing calls is the machine
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,6 +21,9 @@ from fabric.core.machine import InvariantError
 from fabric.ids import ActorId, Address, FunctionId, Incarnation, ObjectId, call_of
 from fabric.protocol.messages import ActorChanged, ActorRefused, CreateActor, EndActor, WatchActor
 from fabric.protocol.values import ActorSpec, ActorView, Failure
+
+if TYPE_CHECKING:
+    from fabric.core.client.cancels import Cancels
 
 NO_FUNCTION = FunctionId(b"")
 """Calls of methods name no function: the actor's worker has the class."""
@@ -48,7 +52,7 @@ class Actors:
         admit: Callable[[PendingCall], list[Effect]],
         fail: Callable[[PendingCall, Failure, list[Effect]], None],
         run_at: Callable[[Address, int, int, list[PendingCall]], list[Effect]],
-        gone: Callable[..., list[Effect]],
+        cancels: "Cancels",
     ) -> None:
         """Take the machine's parts and verbs; they need each other, so neither comes first."""
         self.calls = calls
@@ -56,7 +60,7 @@ class Actors:
         self.admit = admit
         self.fail = fail
         self.run_at = run_at
-        self.gone = gone
+        self.cancels = cancels
 
     @property
     def has_news(self) -> bool:
@@ -93,7 +97,11 @@ class Actors:
                 channel.is_awaited = False
                 effects.append(Reply(channel.actor_id, failure))
         self._open.clear()
-        self.made.clear()
+        made, self.made = self.made, {}
+        for actor_id in made:  # those whose handles went while their arguments were waited for
+            handle = ObjectId(actor_id)
+            if handle in self.references.objects.owned and not self.references.is_needed(handle):
+                effects += self.references.forget(handle)
         return effects
 
     # what user threads say
@@ -239,7 +247,7 @@ class Actors:
         again: list[PendingCall] = []
         for call, may_have_run in channel.settle(self.me):
             if call.is_over:
-                effects += self.gone(call, may_have_sealed=may_have_run)
+                effects += self.cancels.gone(call, may_have_sealed=may_have_run)
             elif (may_have_run and not call.charge()) or is_dead:
                 self.fail(call, channel.reason(), effects)
             else:

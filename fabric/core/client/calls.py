@@ -92,11 +92,10 @@ class PendingCall(msgspec.Struct, eq=False, gc=False):
         self.attempt += 1
         return True
 
-    def repeat(self) -> bool:
-        """Run again through no fault of its own; false if it may run only once."""
+    def charge_nothing(self) -> None:
+        """The attempt is lost by no fault of the call's: another follows, and no retry is used."""
         self.may_have_sealed = True
         self.attempt += 1
-        return self.retries != 0
 
 
 class Calls:

@@ -12,13 +12,14 @@ from typing import Any
 from fabric.config import Limits
 from fabric.core.allocations import Allocations
 from fabric.core.client.actors import NO_FUNCTION, Actors
+from fabric.core.client.asks import Asks
 from fabric.core.client.calls import Calls, PendingCall
 from fabric.core.client.cancels import Cancels
 from fabric.core.client.leases import ShapeQueue
 from fabric.core.client.reasons import reason_of
 from fabric.core.client.references import References
 from fabric.core.client.tasks import Tasks
-from fabric.core.effects import Effect, Hangup, Reply, Resolve, Send
+from fabric.core.effects import Effect, Hangup, Reply, Resolve, Send, ShowOutput
 from fabric.core.events import (
     Ask,
     Await,
@@ -33,6 +34,7 @@ from fabric.core.events import (
     KillActor,
     Leave,
     MakeActor,
+    OutputPrinted,
     PeerLost,
     Put,
     Register,
@@ -49,6 +51,7 @@ from fabric.ids import (
     incarnation_of,
     object_id,
 )
+from fabric.protocol.cluster import View
 from fabric.protocol.messages import (
     ActorChanged,
     ActorRefused,
@@ -62,11 +65,13 @@ from fabric.protocol.messages import (
     ClientRegistered,
     DefineFunction,
     DefineJob,
+    FlushOutput,
     FunctionFound,
-    GetFunction,
     LeaseGranted,
     NamedActor,
     ObjectReady,
+    OutputShown,
+    OutputWritten,
     PutFunction,
     RegisterClient,
     Release,
@@ -74,7 +79,6 @@ from fabric.protocol.messages import (
     Taken,
     UnregisterClient,
     Unschedulable,
-    View,
     WantObject,
     WorkerDied,
 )
@@ -96,14 +100,16 @@ class ClientMachine:
         is_driver: bool,
         pid: int = 0,
         entrypoint: str = "",
+        wants_output: bool = False,
     ) -> None:
         self.address = address
         self.me = incarnation_of(address)
         self.node = node
         self.job = job
         self.limits = limits
-        self.hello = RegisterClient(pid, is_driver, job, entrypoint)
+        self.hello = RegisterClient(pid, is_driver, job, entrypoint, wants_output)
         self.calls = Calls()
+        self.functions: dict[FunctionId, DefineLocally] = {}
         self.tasks = Tasks(node, job.job, limits)
         self.actors = Actors(self.me, node, limits)
         self.references = References(
@@ -111,14 +117,13 @@ class ClientMachine:
         )
         self.cancels = cancels = Cancels(node, limits)
         cancels.join(self.calls, self.tasks, self.actors, self.references, self._fail)
-        self.tasks.join(self.calls, self._fail, self._run_at, cancels.gone, cancels.time_out)
+        self.tasks.join(self.calls, self._fail, self._run_at, self.functions, cancels)
         self.actors.join(
-            self.calls, self.references, self._admit, self._fail, self._run_at, cancels.gone
+            self.calls, self.references, self._admit, self._fail, self._run_at, cancels
         )
         self.allocations = Allocations(node)
-        self.functions: dict[FunctionId, DefineLocally] = {}
         self.introduced: dict[Address, dict[FunctionId, None]] = {}  # worker → what it was sent
-        self.asks: dict[bytes, list[bytes]] = {}  # key of the expected answer → requests
+        self.asks = Asks(node)
         self.node_is_lost: Failure | None = None
         self._failing: list[PendingCall] = []  # ready, but with a failed input
         self._queue: ShapeQueue | None = None  # of the last call
@@ -156,10 +161,13 @@ class ClientMachine:
             ObjectReady: self.on_object_ready,
             ClientDied: self.on_client_died,
             PeerLost: self.on_peer_lost,
-            Ask: self.on_ask,
-            NamedActor: self.on_answer,
-            FunctionFound: self.on_answer,
-            View: self.on_answer,
+            Ask: self.asks.on_ask,
+            NamedActor: self.asks.on_answer,
+            FunctionFound: self.asks.on_answer,
+            View: self.asks.on_answer,
+            FlushOutput: self.asks.on_answer,
+            OutputWritten: self.on_output_written,
+            OutputPrinted: self.on_output_printed,
             ClientRegistered: self.on_client_registered,
             Leave: self.on_leave,
         }
@@ -221,8 +229,8 @@ class ClientMachine:
             "actors": len(self.actors.channels),
         }
 
-    def reason_of(self, object_id: ObjectId) -> tuple[str, str]:
-        """Why an object has no value: a name of `REASONS`, and a sentence."""
+    def reason_of(self, object_id: ObjectId) -> str:
+        """Why an object has no value: a name of `REASONS`."""
         return reason_of(self.calls, self.tasks, self.actors, self.references, object_id)
 
     # submission
@@ -230,9 +238,9 @@ class ClientMachine:
     def on_submit(self, source: Address, message: Submit, now: float) -> list[Effect]:
         """A task call: ready at once, or as soon as its arguments are."""
         queue = self._queue  # most often, a call has the shape of the one before
-        shape, timeout_s = message.shape, message.timeout_s
-        if queue is None or shape is not queue.shape or timeout_s is not queue.timeout_s:
-            queue = self._queue = self.tasks.leases.queue_for(shape, timeout_s)
+        kind = (message.retries != 0, message.timeout_s)
+        if queue is None or message.shape is not queue.shape or kind != queue.kind:
+            queue = self._queue = self.tasks.leases.queue_for(message.shape, *kind)
         call = PendingCall(
             message.call_id,
             message.function,
@@ -366,7 +374,7 @@ class ClientMachine:
                 self._complete(source, call, done, effects)
                 continue
             value = done.values[0] if done.values else None
-            if type(value) is Sealed or done.contained or value is None:
+            if type(value) is not bytes or done.contained:
                 self._complete(source, call, done, effects)
                 continue
             del pending[call.call_id]  # as most calls end
@@ -386,7 +394,8 @@ class ClientMachine:
         for index, (value, inner) in enumerate(zip(done.values, contained, strict=True)):
             result = object_id(call.call_id, index)
             effects += self.references.resolve(result, value, inner)
-            if call.may_have_sealed and type(value) is not Sealed:
+            is_half = type(value) is Failure and value.kind == "store_full"  # a segment is left
+            if (call.may_have_sealed or is_half) and type(value) is not Sealed:
                 self.references.free_attempts(result)
         del self.calls.pending[call.call_id]
         inner_ids = tuple(one for inner in contained for one in inner)
@@ -406,6 +415,7 @@ class ClientMachine:
 
     def _finish(self, call: PendingCall, effects: list[Effect]) -> None:
         """The call is over: what it held may go."""
+        self.tasks.memory_deaths.pop(call.call_id, None)
         for held in call.holds:
             effects += self.references.unhold(held)
 
@@ -430,9 +440,10 @@ class ClientMachine:
     def on_drained(self, source: Address, message: Drained, now: float) -> list[Effect]:
         """All it had said is heard: what ran is charged, what never started goes elsewhere."""
         effects: list[Effect] = []
-        self.tasks.on_drained(message.peer, effects)
+        self.tasks.on_drained(message.peer, effects, now)
         self.actors.on_drained(message.peer, effects)
         self.introduced.pop(message.peer, None)
+        self.references.worker_gone(message.peer)
         return [*effects, Hangup(message.peer)]
 
     def on_client_died(self, source: Address, message: ClientDied, now: float) -> list[Effect]:
@@ -454,38 +465,32 @@ class ClientMachine:
         self.cancels.clear()
         effects += self.actors.clear(failure)
         effects += self.allocations.node_lost(failure)
+        effects += self.references.node_lost(failure)
         for call in list(self.calls.pending.values()):
             if call.call_id in self.calls.pending:
                 self._fail(call, failure, effects)
-        for requests in self.asks.values():
-            effects += [Reply(request, failure) for request in requests]
-        self.asks.clear()
+        effects += self.asks.node_lost(failure)
         return [*effects, *(Hangup(worker) for worker in self.introduced)]
 
-    # requests of user threads
-
-    def on_ask(self, source: Address, message: Ask, now: float) -> list[Effect]:
-        """A question to the node or the control store."""
-        if self.node_is_lost is not None:
-            return [Reply(message.request, self.node_is_lost)]
-        asked = message.message
-        key = asked.function if type(asked) is GetFunction else message.request
-        requests = self.asks.setdefault(key, [])
-        requests.append(message.request)
-        return [Send(self.node, asked)] if len(requests) == 1 else []
-
-    def on_answer(
-        self, source: Address, message: NamedActor | FunctionFound | View, now: float
-    ) -> list[Effect]:
-        """Its answer."""
-        key = message.function if isinstance(message, FunctionFound) else message.request
-        return [Reply(request, message) for request in self.asks.pop(key, [])]
+    # what else is said
 
     def on_client_registered(
         self, source: Address, message: ClientRegistered, now: float
     ) -> list[Effect]:
         """The node knows us."""
         return [Reply(b"registered", message)]
+
+    def on_output_written(
+        self, source: Address, message: OutputWritten, now: float
+    ) -> list[Effect]:
+        """Our workers' words, for the user to see."""
+        return [ShowOutput(source, message)]
+
+    def on_output_printed(
+        self, source: Address, message: OutputPrinted, now: float
+    ) -> list[Effect]:
+        """They are seen: their node may send more."""
+        return [Send(message.node, OutputShown(message.nbytes))]
 
     def on_leave(self, source: Address, message: Leave, now: float) -> list[Effect]:
         """Say goodbye; the node returns what we hold."""

@@ -12,7 +12,7 @@ from fabric.config import Limits
 from fabric.core.client.calls import PendingCall
 from fabric.core.machine import WordError
 from fabric.ids import Address, FunctionId
-from fabric.protocol.values import Failure, Shape
+from fabric.protocol.values import Crash, Shape
 
 LEASE_WORTH_S = 0.002
 """A further worker is asked for when this much work waits for it."""
@@ -21,11 +21,11 @@ LEASE_WORTH_S = 0.002
 class Death:
     """How a leased worker ended: calls up to number ``reached`` may have run, all if it is None."""
 
-    __slots__ = ("failure", "reached")
+    __slots__ = ("crash", "reached")
 
-    def __init__(self, reached: int | None, failure: Failure) -> None:
+    def __init__(self, reached: int | None, crash: Crash) -> None:
         self.reached = reached
-        self.failure = failure
+        self.crash = crash
 
 
 class Lease:
@@ -63,12 +63,20 @@ class Lease:
 
 
 class ShapeQueue:
-    """The ready calls of one resource shape and the leases of that shape."""
+    """The ready calls of one resource shape and the leases of that shape.
 
-    def __init__(self, shape_id: int, shape: Shape, timeout_s: float | None) -> None:
+    Calls that have one attempt only are apart: their workers are the last to be ended when a node
+    runs out of memory. So are those that may run only so long: they are timed.
+    """
+
+    def __init__(
+        self, shape_id: int, shape: Shape, may_retry: bool, timeout_s: float | None
+    ) -> None:
         self.shape_id = shape_id
         self.shape = shape
+        self.may_retry = may_retry
         self.timeout_s = timeout_s  # each of its calls may run so long
+        self.kind = (may_retry, timeout_s)
         self.ready: deque[PendingCall] = deque()
         self.cancelled = 0  # how many of those are over
         self.leases: dict[int, Lease] = {}  # lease number → lease
@@ -92,7 +100,7 @@ class ShapeQueue:
         duration = durations.get(self.ready[0].function)
         if duration is not None:
             waiting = min(waiting, int(waiting * duration / LEASE_WORTH_S) + 1)
-        return min(busy + waiting, limits.leases_wanted_max)
+        return busy + min(waiting, limits.leases_wanted_max)
 
     def ask(self, durations: Mapping[FunctionId, float], limits: Limits) -> int | None:
         """How many workers to ask the node for now, if that is news to it.
@@ -104,7 +112,8 @@ class ShapeQueue:
             is_known = wanted <= self.asked and self.depth <= self.asked_depth
             if is_known and not self.is_unsure:
                 return None
-            wanted = min(1 << (wanted - 1).bit_length(), limits.leases_wanted_max)
+            held = len(self.leases)
+            wanted = min(1 << (wanted - 1).bit_length(), held + limits.leases_wanted_max)
         elif self.asked > len(self.leases) or self.is_unsure:
             wanted = len(self.leases)
         else:
@@ -122,15 +131,17 @@ class Leases:
         self.limits = limits
         self.queues: list[ShapeQueue] = []
         self.leases: dict[int, Lease] = {}
-        self._by_shape: dict[tuple[Shape, float | None], ShapeQueue] = {}
+        self._by_shape: dict[tuple[Shape, bool, float | None], ShapeQueue] = {}
 
-    def queue_for(self, shape: Shape, timeout_s: float | None = None) -> ShapeQueue:
-        """The queue of calls of that shape that may run so long."""
-        queue = self._by_shape.get((shape, timeout_s))
+    def queue_for(
+        self, shape: Shape, may_retry: bool = True, timeout_s: float | None = None
+    ) -> ShapeQueue:
+        """The queue of that shape, for calls of that kind."""
+        queue = self._by_shape.get((shape, may_retry, timeout_s))
         if queue is None:
-            queue = ShapeQueue(len(self.queues), shape, timeout_s)
+            queue = ShapeQueue(len(self.queues), shape, may_retry, timeout_s)
             self.queues.append(queue)
-            self._by_shape[shape, timeout_s] = queue
+            self._by_shape[shape, may_retry, timeout_s] = queue
         return queue
 
     def known(self, shape_id: int) -> ShapeQueue:

@@ -49,6 +49,7 @@ class Objects:
         self.me = me
         self.owned: dict[ObjectId, Owned] = {}
         self.borrowed: dict[ObjectId, Borrow] = {}
+        self.unregistered: dict[ObjectId, None] = {}  # borrowed, and not known to be counted
 
     def is_mine(self, object_id: ObjectId) -> bool:
         """This client is its owner."""
@@ -66,6 +67,7 @@ class Objects:
         entry = self.borrowed.get(object_id)
         if entry is None:
             entry = self.borrowed[object_id] = Borrow()
+            self.unregistered[object_id] = None
         return entry
 
     def hold(self, object_id: ObjectId) -> None:

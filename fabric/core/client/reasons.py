@@ -1,77 +1,64 @@
-"""Why an object has no value yet: the reasons a wait can have, and which one it is.
+"""Why an object has no value yet: the reasons that a wait can have, and which one it is.
 
-A part of the client that changes nothing. Each reason is a row of `REASONS`; a test puts a call
-into every one of them and ends the wait, so that none can last for ever unseen. The node's reasons
-for giving no worker are not known here: it refuses what can never be.
+A part of the client that changes nothing. A test puts a call into every one of these and ends the
+wait, so that none can last for ever unseen. Threads that wait look while the machine goes on, so
+an answer may be a turn old.
 """
 
 from fabric.core.client.actors import Actors
 from fabric.core.client.calls import Calls, PendingCall
 from fabric.core.client.references import References
 from fabric.core.client.tasks import Tasks
-from fabric.core.events import Await
-from fabric.ids import ObjectId, brief, call_of, owner_address
+from fabric.ids import ObjectId, call_of
 
 REASONS: dict[str, str] = {
-    "argument": "its call waits for an argument, {what}",
-    "worker": "its call waits for a worker, and {what}",
-    "queued": "its call is at {what}, behind others",
-    "running": "its call runs at {what}",
-    "last_words": "{what} has died, and what it said before is being heard",
-    "actor_start": "its actor, {what}, has not come up",
-    "actor_order": "its actor runs calls in order, and one before it waits for {what}",
-    "actor_window": "its actor, {what}, has as many calls waiting as it is sent at a time",
-    "owner": "it belongs to another process, {what}, which has not said its value",
-    "promise": "no call of its own makes it, but {what}",
+    "argument": "waits for its arguments",
+    "worker": "waits for a worker",
+    "queued": "is at its worker, behind others",
+    "running": "is at its worker",
+    "resting": "is tried again when there is more memory",
+    "last_words": "its worker has died, and what it said is being heard",
+    "actor_start": "its actor is not there yet",
+    "actor_order": "an earlier call of its actor waits for arguments",
+    "actor_window": "its actor has as many calls as it is sent at a time",
+    "owner": "a value of another process",
+    "promise": "an item of a map",
 }
-"""Name → sentence."""
+"""Name → what is said of the call, or of the object where no call here makes it."""
 
 
 def reason_of(
     calls: Calls, tasks: Tasks, actors: Actors, references: References, object_id: ObjectId
-) -> tuple[str, str]:
-    """The name of the reason and its sentence, for an object that has no value."""
+) -> str:
+    """The name of the reason, for an object that has no value."""
     if not references.objects.is_mine(object_id):
-        name, what = "owner", str(owner_address(object_id))
-    else:
-        call = calls.pending.get(call_of(object_id))
-        if call is None:
-            name, what = "promise", "a call of several items"
-        elif call.missing:
-            name, what = "argument", _missing(call)
-        elif call.actor_id is None:
-            name, what = _of_task(tasks, call)
-        else:
-            name, what = _of_actor(actors, call)
-    return name, REASONS[name].format(what=what)
+        return "owner"
+    call = calls.pending.get(call_of(object_id))
+    if call is None:
+        return "promise"
+    if call.missing:
+        return "argument"
+    return _of_task(tasks, call) if call.actor_id is None else _of_actor(actors, call)
 
 
-def _missing(call: PendingCall) -> str:
-    missing = [one.object_id for one in call.inputs if type(one) is Await]
-    return brief("o", missing[0]) if missing else "which has just come"
-
-
-def _of_task(tasks: Tasks, call: PendingCall) -> tuple[str, str]:
+def _of_task(tasks: Tasks, call: PendingCall) -> str:
     lease = tasks.leases.leases.get(call.lease)
     if lease is None:
-        queue = tasks.leases.queues[call.queue_key]
-        return "worker", f"this process has {len(queue.leases)} of the {queue.asked} it asked for"
+        return "resting" if any(one is call for _, one in tasks.resting) else "worker"
     if lease.death is not None:
-        return "last_words", str(lease.worker)
-    is_first = next(iter(lease.inflight.values()), None) is call
-    return "running" if is_first else "queued", str(lease.worker)
+        return "last_words"
+    is_first = next(iter(tuple(lease.inflight.values())), None) is call
+    return "running" if is_first else "queued"
 
 
-def _of_actor(actors: Actors, call: PendingCall) -> tuple[str, str]:
+def _of_actor(actors: Actors, call: PendingCall) -> str:
     channel = actors.channels.get(call.actor_id) if call.actor_id is not None else None
-    what = brief("a", call.actor_id or b"")
-    if channel is None or channel.is_draining or channel.view is None:
-        is_dead = channel is not None and channel.is_draining
-        return "last_words" if is_dead else "actor_start", what
+    if channel is not None and channel.is_draining:
+        return "last_words"
+    if channel is None or not channel.is_open:
+        return "actor_start"
     if call.lease:
-        is_first = next(iter(channel.inflight.values()), None) is call
-        return "running" if is_first else "queued", what
-    if not channel.is_open:
-        return "actor_start", f"{what} ({channel.view.state})"
-    first = channel.queue[0] if channel.queue else call
-    return ("actor_order", _missing(first)) if first.missing else ("actor_window", what)
+        is_first = next(iter(tuple(channel.inflight.values())), None) is call
+        return "running" if is_first else "queued"
+    first = next(iter(tuple(channel.queue)), call)
+    return "actor_order" if first.missing else "actor_window"

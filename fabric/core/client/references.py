@@ -66,6 +66,7 @@ class References:
         self._barriers: dict[ObjectId, list[Barrier]] = {}  # ref being registered → who waits
         self._to_free: list[ObjectId] = []
         self._dead: dict[Incarnation, None] = {}  # clients that are gone
+        self._lost: Failure | None = None  # the node is gone, which tells who else is
         # asked for objects we do not know (yet), and for how many turns
         self._doubtful: list[tuple[Address, AddBorrower | WantObject, int]] = []
 
@@ -106,6 +107,12 @@ class References:
             return entry.value if entry is not None else None
         borrow = self.objects.borrowed.get(object_id)
         return borrow.value if borrow is not None else None
+
+    def knows(self, object_id: ObjectId) -> bool:
+        """Whether there is an entry with its value; most objects never have one."""
+        if object_id not in self.objects.owned and object_id not in self.objects.borrowed:
+            return False
+        return self.value_of(object_id) is not None
 
     def resolve(
         self,
@@ -171,6 +178,8 @@ class References:
         borrow = self.objects.borrow(object_id)
         if owner_of(object_id) in self._dead and borrow.value is None:
             return self.received(object_id, _owner_died(owner_of(object_id)), ())
+        if self._lost is not None and borrow.value is None:
+            return self.received(object_id, self._lost, ())
         if borrow.is_wanted or borrow.value is not None:
             return []
         borrow.is_wanted = True
@@ -217,6 +226,7 @@ class References:
         """The same for one object; what it contains is left to the caller."""
         if not self.objects.is_mine(object_id):
             borrow = self.objects.borrowed.pop(object_id)
+            self.objects.unregistered.pop(object_id, None)
             effects += self._handles_gone(object_id)
             if borrow.is_registered:
                 effects.append(Send(owner_address(object_id), Release((object_id,))))
@@ -259,6 +269,13 @@ class References:
             effects += self._pass(barrier)
         return effects
 
+    def worker_gone(self, worker: Address) -> None:
+        """It is not told any more that its refs were taken: a new link would begin."""
+        for barrier in [one for waiting in self._barriers.values() for one in waiting]:
+            barrier.effects = [
+                one for one in barrier.effects if type(one) is not Send or one.peer != worker
+            ]
+
     def _pass(self, barrier: Barrier) -> list[Effect]:
         effects = list(barrier.effects)
         for object_id in barrier.unholds:
@@ -299,9 +316,12 @@ class References:
         return self.want(message.object_id)
 
     def on_register(self, source: Address, message: Register, now: float) -> list[Effect]:
-        """The running call keeps these: their owners must know before its answer leaves."""
+        """The running call keeps these: their owners must know before its answer leaves.
+
+        So must those of what is borrowed for calls that it made and does not wait for.
+        """
         reply = Reply(message.request, BorrowerAdded(message.object_ids))
-        return self.register(message.object_ids, [reply])
+        return self.register((*message.object_ids, *self.objects.unregistered), [reply])
 
     # what other clients say
 
@@ -357,6 +377,7 @@ class References:
                 effects += self.received(object_id, lost, ())
             elif borrow is not None:
                 borrow.is_registered = True
+                self.objects.unregistered.pop(object_id, None)
             effects += self._registered(object_id)
         return effects
 
@@ -378,6 +399,16 @@ class References:
         for object_id in self.objects.owner_died(client):
             effects += self.received(object_id, _owner_died(client), ())
         for object_id in [one for one in self._barriers if one.startswith(client)]:
+            effects += self._registered(object_id)
+        return effects
+
+    def node_lost(self, failure: Failure) -> list[Effect]:
+        """Nobody will tell us which owners are gone: what has not come is not waited for."""
+        self._lost = failure
+        effects: list[Effect] = []
+        for object_id in [one for one, it in self.objects.borrowed.items() if it.is_wanted]:
+            effects += self.received(object_id, failure, ())
+        for object_id in list(self._barriers):
             effects += self._registered(object_id)
         return effects
 

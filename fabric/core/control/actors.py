@@ -7,6 +7,7 @@ is taken while its actor is not dead. Where an actor goes is not decided here, a
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from msgspec.structs import replace
 
@@ -181,17 +182,21 @@ class ActorTable:
         return min(wait_s, self.limits.actor_restart_max_s)
 
     def end(self, row: ActorRow, failure: Failure, progress: tuple[Progress, ...] = ()) -> None:
-        """It is dead; its name is free. The oldest dead beyond the limit are forgotten."""
+        """It is dead; its name is free."""
         self._become(row, "ended", failure=failure, progress=progress)
         row.spec = thin(row.spec)
         del self.living[row.actor_id]
         self.dead[row.actor_id] = row
         if row.view.name:
             del self.names[row.view.namespace, row.view.name]
-        while len(self.dead) > self.limits.dead_actors_max:
-            oldest = next(iter(self.dead))
-            del self.dead[oldest]
-            self._changed[oldest] = None
+
+    def forget_oldest(self) -> list[ActorId]:
+        """The dead beyond the limit, whose deaths have been told by now: they are forgotten."""
+        excess = max(0, len(self.dead) - self.limits.dead_actors_max)
+        oldest = list(islice(self.dead, excess))
+        for actor_id in oldest:
+            del self.dead[actor_id]
+        return oldest
 
     def stop(self, row: ActorRow) -> None:
         """Its present life is told to end; what follows is decided when it has."""

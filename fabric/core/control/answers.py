@@ -8,6 +8,7 @@ ready. Nothing of it is recorded: after a restart nobody has seen an answer that
 
 from fabric.core.machine import InvariantError
 from fabric.ids import ActorId, Address, Incarnation, owner_of
+from fabric.protocol.messages import ActorStarted, StopActor
 from fabric.protocol.values import ActorSpec, ActorView, Failure
 
 
@@ -72,3 +73,9 @@ class Answers:
 def never_made(actor_id: ActorId, failure: Failure) -> ActorView:
     """The view of an actor that is not and will not be."""
     return ActorView(actor_id, "dead", 1, "", failure=failure)
+
+
+def end_of(started: ActorStarted) -> StopActor:
+    """What a node is told of a life that begins or goes on although it is over."""
+    over = Failure("actor_died", "this life of the actor is over")
+    return StopActor(started.actor_id, started.incarnation, over)

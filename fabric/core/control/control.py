@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fabric.config import Limits
 from fabric.core.control.actors import NOWHERE, ActorRow, thin
-from fabric.core.control.answers import Answers, never_made
+from fabric.core.control.answers import Answers, end_of, never_made
 from fabric.core.control.tables import Tables
 from fabric.core.control.waits import Waits
 from fabric.core.effects import Commit, Effect, Hangup, Publish, Send
@@ -28,6 +28,15 @@ from fabric.ids import (
     incarnation_of,
     owner_of,
 )
+from fabric.protocol.cluster import (
+    EndJob,
+    GetView,
+    LeaveNode,
+    NodeFenced,
+    NodeHeartbeat,
+    NodeJoined,
+    RegisterJob,
+)
 from fabric.protocol.messages import (
     ActorChanged,
     ActorFailed,
@@ -36,19 +45,13 @@ from fabric.protocol.messages import (
     AnyMessage,
     CreateActor,
     EndActor,
-    EndJob,
     FunctionFound,
     GetFunction,
     GetNamedActor,
-    GetView,
     JoinNode,
     NamedActor,
-    NodeFenced,
-    NodeHeartbeat,
-    NodeJoined,
     PlaceActor,
     PutFunction,
-    RegisterJob,
     StopActor,
     WatchActor,
 )
@@ -100,6 +103,7 @@ class ControlMachine:
         return {
             JoinNode: self.on_join_node,
             NodeHeartbeat: self.on_node_heartbeat,
+            LeaveNode: self.on_leave_node,
             RegisterJob: self.on_register_job,
             EndJob: self.on_end_job,
             CreateActor: self.on_create_actor,
@@ -200,10 +204,12 @@ class ControlMachine:
             raise WordError(f"{source} beats as {message.view.node.hex()}")
         self.nodes.refresh(message.view)
 
+    def on_leave_node(self, source: Address, message: LeaveNode, now: float) -> None:
+        """It ends in order."""
+        self._bury(incarnation_of(source), now, "was shut down")
+
     def on_peer_lost(self, message: PeerLost, now: float) -> None:
         """The link to a node is over for good; what it says later comes from a stranger."""
-        if not message.peer.startswith("n:"):
-            return
         node = incarnation_of(message.peer)
         if node in self.nodes.alive:
             self._bury(node, now, f"was lost: {message.reason}")
@@ -215,7 +221,7 @@ class ControlMachine:
         for actor_id, one in there.items():
             row = self.actors.living.get(actor_id)
             if row is None or one.incarnation < row.view.incarnation:
-                self._say(source, _end_of(one))
+                self._say(source, end_of(one))
             elif one.incarnation > row.view.incarnation:  # the journal lost its last rows
                 self._stop(row, Failure("actor_died", "a later life of the actor runs elsewhere"))
                 self.waits.forget(actor_id)
@@ -359,7 +365,7 @@ class ControlMachine:
         """Its constructor returned: callers may call."""
         row = self.actors.living.get(message.actor_id)
         if row is None or message.incarnation < row.view.incarnation:
-            self._say(source, _end_of(message))
+            self._say(source, end_of(message))
             return
         self._must_be_there(row, source, message)
         if row.view.state != "alive":
@@ -491,9 +497,3 @@ class ControlMachine:
         for node in due:
             del self._hangups[node]
         return [Hangup(address("n", node)) for node in due]
-
-
-def _end_of(started: ActorStarted) -> StopActor:
-    """What a node is told of a life that begins or goes on although it is over."""
-    over = Failure("actor_died", "this life of the actor is over")
-    return StopActor(started.actor_id, started.incarnation, over)

@@ -14,7 +14,7 @@ from fabric.core.control.nodes import NodeTable
 from fabric.core.control.placement import can_ever_run, choose_node, misfit_text
 from fabric.core.machine import InvariantError
 from fabric.ids import Incarnation, owner_of
-from fabric.protocol.messages import View, ViewChanged
+from fabric.protocol.cluster import View, ViewChanged
 from fabric.protocol.records import Record
 from fabric.protocol.values import ActorSpec, Failure
 
@@ -74,13 +74,17 @@ class Tables:
         """
         nodes, node_views = self.nodes.take_changed()
         jobs = [(job, self.jobs.record(job)) for job in self.jobs.take_changed()]
-        actors = [(one, self.actors.get(one)) for one in self.actors.take_changed()]
+        changed = self.actors.take_changed()
+        found = [row for one in changed if (row := self.actors.get(one)) is not None]
+        actor_views = tuple(row.view for row in found)
+        # not before: who dies and is forgotten in the same turn is published nevertheless
+        changed = list(dict.fromkeys([*changed, *self.actors.forget_oldest()]))
+        actors = [(one, self.actors.get(one)) for one in changed]
         functions = self.functions.take_changed()
         rows: Rows = [("nodes", node, self.nodes.record(node)) for node in nodes]
         rows += [("jobs", job, record) for job, record in jobs]
         rows += [("actors", one, row.record() if row is not None else None) for one, row in actors]
         rows += [("functions", one, self.functions.table.get(one)) for one in functions]
-        actor_views = tuple(row.view for _, row in actors if row is not None)
         job_views = tuple(record.view for _, record in jobs if record is not None)
         if not (node_views or actor_views or job_views or is_beat):
             return rows, None

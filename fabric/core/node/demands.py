@@ -17,13 +17,25 @@ from fabric.protocol.values import Shape
 class Demand:
     """What one client wants of one shape."""
 
-    __slots__ = ("client", "depth", "held", "job", "shape", "shape_id", "since", "wanted", "words")
+    __slots__ = (
+        "client",
+        "depth",
+        "held",
+        "job",
+        "may_retry",
+        "shape",
+        "shape_id",
+        "since",
+        "wanted",
+        "words",
+    )
 
     def __init__(self, client: Address, request: RequestLease, now: float) -> None:
         self.client = client
         self.shape_id = request.shape_id
         self.shape = request.shape
         self.job = request.job
+        self.may_retry = request.may_retry
         self.wanted = request.wanted
         self.depth = request.depth
         self.held = 0  # leases granted and not over

@@ -10,22 +10,39 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fabric.config import Limits
+from fabric.core.crashes import crash_failure
 from fabric.core.effects import Effect, Exit, Hangup, Send, StopWorker, WatchProcess
 from fabric.core.events import (
     ControlMoved,
     Event,
+    OutputDrained,
     PeerLost,
     ProcessEnded,
+    SegmentFailed,
     SegmentRecycled,
     ShutDown,
     WorkerExited,
+    WorkerWrote,
 )
+from fabric.core.node.memory import Memory
+from fabric.core.node.output import Output
 from fabric.core.node.residents import Resident, Residents
 from fabric.core.node.resources import Resources
 from fabric.core.node.scheduling import Scheduling
 from fabric.core.node.staff import WorkerState
 from fabric.core.node.store import Store
 from fabric.ids import Address, Incarnation, address, incarnation_of
+from fabric.protocol.cluster import (
+    EndJob,
+    GetView,
+    LeaveNode,
+    NodeFenced,
+    NodeHeartbeat,
+    NodeJoined,
+    RegisterJob,
+    View,
+    ViewChanged,
+)
 from fabric.protocol.messages import (
     ActorChanged,
     ActorFailed,
@@ -37,52 +54,35 @@ from fabric.protocol.messages import (
     ClientRegistered,
     CreateActor,
     EndActor,
-    EndJob,
+    FlushOutput,
     FreeObjects,
     FunctionFound,
     GetFunction,
     GetNamedActor,
-    GetView,
     JoinNode,
     KillCall,
     LeaseReturned,
     NamedActor,
-    NodeFenced,
-    NodeHeartbeat,
-    NodeJoined,
+    OutputShown,
     PlaceActor,
     PutFunction,
     RecallLease,
     RegisterClient,
-    RegisterJob,
     RequestLease,
     ReturnLease,
     SealObject,
     StopActor,
     UnregisterClient,
-    View,
-    ViewChanged,
     WatchActor,
     WorkerBlocked,
     WorkerDied,
     WorkerReady,
     WorkerResumed,
 )
-from fabric.protocol.values import Failure, JobView, NodeView, Progress
+from fabric.protocol.values import Crash, Failure, JobView, NodeView
 
 if TYPE_CHECKING:
     from random import Random
-
-SIGNAL_NAMES = {
-    4: "SIGILL",
-    6: "SIGABRT",
-    7: "SIGBUS",
-    8: "SIGFPE",
-    9: "SIGKILL",
-    11: "SIGSEGV",
-    15: "SIGTERM",
-}
-"""Those that end processes; pure code does not ask the system."""
 
 CLIENTS_GONE_MAX = 10_000
 """Clients remembered after their end, so that late words about them begin nothing."""
@@ -117,6 +117,8 @@ class NodeMachine:
         self.resources = self.scheduling.resources
         self.store = Store(store_prefix, store_bytes_max, limits, self._is_gone)
         self.residents = Residents(control, self.view, self._is_client)
+        self.memory = Memory(limits, self.staff, self.residents.may_restart)
+        self.output = Output(limits, self.staff, self._wants_output)
         self.clients: dict[Incarnation, RegisterClient] = {}
         self.gone: dict[bytes, None] = {}  # clients that were here, the latest
         self.epoch = 0
@@ -127,10 +129,15 @@ class NodeMachine:
     def _reactions(self) -> Mapping[type, Callable[[Address, Any, float], list[Effect]]]:
         residents, store, scheduling = self.residents, self.store, self.scheduling
         return {
+            **self.memory.reactions(),
             RegisterClient: self.on_register_client,
             UnregisterClient: self.on_unregister_client,
             ProcessEnded: self.on_process_ended,
             ShutDown: self.on_shut_down,
+            WorkerWrote: self.output.on_worker_wrote,
+            OutputShown: self.output.on_output_shown,
+            FlushOutput: self.output.on_flush_output,
+            OutputDrained: self.output.on_output_drained,
             RequestLease: scheduling.on_request_lease,
             ReturnLease: scheduling.on_return_lease,
             LeaseReturned: scheduling.on_lease_returned,
@@ -147,6 +154,7 @@ class NodeMachine:
             SealObject: store.on_seal_object,
             FreeObjects: store.on_free_objects,
             SegmentRecycled: store.on_segment_recycled,
+            SegmentFailed: store.on_segment_failed,
             PlaceActor: residents.on_place_actor,
             ActorStarted: residents.on_actor_started,
             ActorFailed: residents.on_actor_failed,
@@ -187,6 +195,8 @@ class NodeMachine:
         effects += self.scheduling.serve(self._lacking(), now)
         effects += self.scheduling.end_surplus(now)
         effects += self.store.tick(now)
+        effects += self.memory.tick(now)
+        effects += self.output.tick(now)
         if self.epoch and now >= self._beat_at:
             self._beat_at = now + self.limits.node_heartbeat_s
             effects.append(Send(self.control, NodeHeartbeat(self.view())))
@@ -195,16 +205,17 @@ class NodeMachine:
     def deadline(self) -> float | None:
         """The next heartbeat, end of a quantum, or due date of the store."""
         dues = [self._beat_at] if self.epoch else []
-        store = self.store.segments.deadline()
-        if store is not None:
-            dues.append(store)
+        parts = (self.store.segments.deadline(), self.memory.deadline())
+        dues += [due for due in parts if due is not None]
         dues += self.scheduling.dues()
+        dues += self.output.dues()
         return min(dues, default=None)
 
     def check(self) -> None:
         """Accounts balance, and workers are who they believe to be."""
         self.scheduling.check()
         self.residents.check()
+        self.output.check()
 
     def view(self) -> NodeView:
         """This node as everybody may know it."""
@@ -234,6 +245,10 @@ class NodeMachine:
 
     def _is_client(self, client: bytes) -> bool:
         return client in self.clients
+
+    def _wants_output(self, client: bytes) -> bool:
+        registered = self.clients.get(Incarnation(client))
+        return registered is not None and registered.wants_output
 
     def _is_gone(self, client: bytes) -> bool:
         return client in self.gone
@@ -273,6 +288,7 @@ class NodeMachine:
     ) -> list[Effect]:
         """Its demands, leases and objects go; with a driver goes its job."""
         self.residents.client_died(client)
+        self.output.client_gone(client)
         registered = self.clients.pop(client, None)
         if registered is None:
             return []
@@ -308,6 +324,7 @@ class NodeMachine:
                 return [Send(worker.address, ClientDied(client))]
             if resident is not None:
                 resident.stop = Failure("actor_died", "its driver is gone")
+        worker.is_doomed = True
         return [StopWorker(worker.incarnation)]
 
     def on_worker_exited(self, source: Address, message: WorkerExited, now: float) -> list[Effect]:
@@ -315,13 +332,16 @@ class NodeMachine:
         worker = self.staff.workers.pop(message.worker, None)
         if worker is None:
             return []
-        failure = _crash(message)
+        crash = self._crash(worker, message)
+        failure = crash_failure(crash)
         effects: list[Effect] = []
+        if worker.state != "ending" and not worker.is_doomed and not crash.limit:
+            self.scheduling.crashes.add(now)
         if worker.state in ("starting", "late"):
             effects += self._start_failed(failure)
         elif worker.state == "leased":
             self.scheduling.demands.released(worker, True, now)
-        effects += self._tell_lessees(worker, message.progress, failure)
+        effects += self._tell_lessees(worker, message, crash)
         if worker.actor_id is not None:
             resident = self.residents.actors.get(worker.actor_id)
             if resident is not None and resident.worker is worker:
@@ -332,27 +352,37 @@ class NodeMachine:
         if self._is_client(worker.incarnation):
             effects += self._client_gone(worker.incarnation, now)
             effects.append(Hangup(address("c", worker.incarnation)))
+        elif worker.job is not None and not self._is_gone(worker.incarnation):
+            # what it ran may have made it a client that spoke to others and not yet to us
+            died = ClientDied(worker.incarnation)
+            effects += [Send(address("c", one), died) for one in self.clients]
         self.store.writer_died(worker.address)
         return [*effects, Hangup(worker.address)]
 
     def _tell_lessees(
-        self, worker: WorkerState, progress: tuple[Progress, ...], failure: Failure
+        self, worker: WorkerState, exited: WorkerExited, crash: Crash
     ) -> list[Effect]:
-        """Who has its lease learns how far it came; who had one, that the link leads nowhere."""
+        """Who has or had a lease of it learns how far it came, and that the link leads nowhere."""
         effects: list[Effect] = []
         for client in worker.lessees:
-            if not self._is_client(incarnation_of(client)):
-                continue
-            is_its = worker.state == "leased" and client == worker.client
-            mine = [one for one in progress if is_its and one.lease == worker.lease]
-            died = WorkerDied(
-                worker.address,
-                worker.lease if is_its else 0,
-                mine[0] if mine else None,
-                failure,
-            )
-            effects.append(Send(client, died))
+            me = incarnation_of(client)
+            if self._is_client(me):
+                mine = tuple(one for one in exited.progress if one.caller == me)
+                died = WorkerDied(worker.address, mine, exited.known_from, crash)
+                effects.append(Send(client, died))
         return effects
+
+    def _crash(self, worker: WorkerState, exited: WorkerExited) -> Crash:
+        return Crash(
+            exit_code=exited.exit_code,
+            signal=exited.signal,
+            pid=exited.pid,
+            node=self.address if exited.pid else Address(""),
+            rss=max(worker.rss, exited.rss) if exited.memory_limit else worker.rss,
+            limit=worker.memory_limit or exited.memory_limit,
+            last_words=exited.log_tail,
+            reason=exited.reason,
+        )
 
     def _start_failed(self, failure: Failure) -> list[Effect]:
         """Workers do not start: after a few in a row, what waits for one fails."""
@@ -394,8 +424,12 @@ class NodeMachine:
     # the control store and the end
 
     def on_shut_down(self, source: Address, message: ShutDown, now: float) -> list[Effect]:
-        """Nothing more is begun; idle workers end at once, others after what they run."""
-        return self.scheduling.end_all(now)
+        """Nothing more is begun; idle workers end at once, others after what they run.
+
+        From here on the control store counts us out, and we say nothing more to it.
+        """
+        self.epoch = 0
+        return [*self.scheduling.end_all(now), Send(self.control, LeaveNode())]
 
     def on_node_joined(self, source: Address, message: NodeJoined, now: float) -> list[Effect]:
         """We are in."""
@@ -417,6 +451,8 @@ class NodeMachine:
 
     def on_node_fenced(self, source: Address, message: NodeFenced, now: float) -> list[Effect]:
         """We were declared dead: what we did since then does not count."""
+        if self.scheduling.is_ending:
+            return []  # we have said so ourselves
         return [Exit("the control store declared this node dead")]
 
     def on_peer_lost(self, source: Address, message: PeerLost, now: float) -> list[Effect]:
@@ -428,15 +464,3 @@ class NodeMachine:
 
 def _job_view(driver: RegisterClient) -> JobView:
     return JobView(driver.job.job, "running", driver.pid, driver.entrypoint)
-
-
-def _crash(exited: WorkerExited) -> Failure:
-    """How a worker's process ended, as its call's failure says it."""
-    if exited.signal is not None:
-        name = SIGNAL_NAMES.get(exited.signal)
-        text = f"its worker was ended by signal {exited.signal}" + (f" ({name})" if name else "")
-    else:
-        text = f"its worker exited with code {exited.exit_code}"
-    if exited.log_tail:
-        text += f"; its last words:\n{exited.log_tail}"
-    return Failure("worker_crashed", text)

@@ -23,6 +23,7 @@ from fabric.ids import (
     owner_address,
     owner_of,
 )
+from fabric.protocol.cluster import EndJob, GetView, View, ViewChanged
 from fabric.protocol.messages import (
     ActorChanged,
     ActorFailed,
@@ -31,19 +32,15 @@ from fabric.protocol.messages import (
     AnyMessage,
     CreateActor,
     EndActor,
-    EndJob,
     EndWorker,
     FunctionFound,
     GetFunction,
     GetNamedActor,
-    GetView,
     NamedActor,
     PlaceActor,
     PutFunction,
     StartActor,
     StopActor,
-    View,
-    ViewChanged,
     WatchActor,
 )
 from fabric.protocol.values import ActorSpec, ActorView, Failure, NodeView, Progress
@@ -108,6 +105,7 @@ class Residents:
         if known is None or known.worker is None:
             return []
         known.is_over = True  # the control store has gone on without it
+        known.worker.is_doomed = True
         return [StopWorker(known.worker.incarnation)]
 
     def settle_in(self, resident: Resident, worker: WorkerState) -> list[Effect]:
@@ -143,6 +141,7 @@ class Residents:
             return []
         resident.stop = message.failure
         if resident.worker is not None:
+            resident.worker.is_doomed = True
             return [StopWorker(resident.worker.incarnation)]
         return self.worker_gone(resident, message.failure, ())
 
@@ -300,6 +299,11 @@ class Residents:
         """The lives that callers may call here."""
         lives = [one for one in self.actors.values() if not one.is_over and one.stop is None]
         return tuple(one.started for one in lives if one.started is not None)
+
+    def may_restart(self, actor_id: ActorId) -> bool:
+        """Its policy has another life for it, as far as this node knows."""
+        resident = self.actors.get(actor_id)
+        return resident is not None and resident.spec.restarts_max != 0
 
     def check(self) -> None:
         """Every resident's worker is that actor's."""

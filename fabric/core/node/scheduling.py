@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fabric.config import Limits
 from fabric.core.effects import Effect, KillRunning, Send, StartWorker, StopWorker
 from fabric.core.machine import InvariantError
+from fabric.core.node.crashes import Crashes
 from fabric.core.node.demands import (
     Demand,
     Demands,
@@ -79,12 +80,14 @@ class Scheduling:
         self.lease_serial = 0
         self._served_at = 0.0
         self._refuse_at: dict[tuple[Address, int], float] = {}  # impossible demands in their grace
+        self.crashes = Crashes(limits)
 
     def end_surplus(self, now: float) -> list[Effect]:
         """Workers idle for too long end, and those that take too long to start."""
         effects = [self.end(one, now) for one in self.staff.surplus(self._kept(), now)]
         for worker in self.staff.late(now):
             worker.become("late", now)
+            worker.is_doomed = True
             effects.append(StopWorker(worker.incarnation))
         for worker in self._overdue(now):
             worker.orphaned_at = None
@@ -102,7 +105,7 @@ class Scheduling:
 
     def dues(self) -> list[float]:
         """When a refusal or the end of a quantum is due."""
-        dues = list(self._refuse_at.values())
+        dues = [*self._refuse_at.values(), *self.crashes.dues()]
         start_s = self.limits.worker_start_s
         dues += [
             one.since + start_s for one in self.staff.workers.values() if one.state == "starting"
@@ -271,6 +274,7 @@ class Scheduling:
         worker.lessees[demand.client] = None
         worker.shape_id = demand.shape_id
         worker.depth = demand.depth
+        worker.may_retry = demand.may_retry
         worker.become("leased", now)
         demand.held += 1
         demand.since = now
@@ -334,7 +338,7 @@ class Scheduling:
 
     def _cannot(self, shape: Shape) -> Failure:
         asked = amounts_text(dict(shape.amounts))
-        text = f"no node can run it: it needs {asked}; the best node has "
+        text = f"it needs {asked}; the best node has "
         return Failure("unschedulable", text + amounts_text(self.resources.totals))
 
     def _recall(self, now: float, shares: Mapping[JobId, int]) -> list[Effect]:
@@ -396,7 +400,8 @@ class Scheduling:
         count = max(missing - starting, self._kept() - ready)
         room = self.limits.workers_max - len(staff.workers)
         effects: list[Effect] = []
-        for _ in range(min(count, room, STARTING_MAX - starting)):
+        wished = min(count, room, STARTING_MAX - starting)
+        for _ in range(self.crashes.admit(wished, now)):
             incarnation = Incarnation(self.random.randbytes(8))
             staff.workers[incarnation] = WorkerState(incarnation, now)
             effects.append(StartWorker(incarnation))
@@ -418,6 +423,7 @@ class Scheduling:
             if worker.state == "idle":
                 effects.append(self.end(worker, now))
             elif worker.state == "starting":
+                worker.is_doomed = True
                 effects.append(StopWorker(worker.incarnation))
             elif worker.state != "ending":
                 effects.append(Send(worker.address, EndWorker()))
@@ -431,6 +437,7 @@ class Scheduling:
         """A worker has started."""
         worker = self.staff.workers.get(incarnation_of(source))
         if worker is not None and worker.state == "starting":
+            worker.pid = message.pid
             worker.become("idle", now)
             self.staff.failed_starts = 0
         return []

@@ -8,6 +8,8 @@ memory.
 from collections import deque
 from dataclasses import dataclass
 
+import msgspec
+
 from fabric.config import Limits
 from fabric.core.sizes import size_class
 from fabric.ids import Address, ObjectId, brief
@@ -131,6 +133,18 @@ class Segments:
             due = now + self.limits.segment_retry_s
             self._retry_at = due if self._retry_at is None else min(self._retry_at, due)
 
+    def drop(self, name: str) -> None:
+        """A segment that could not be made is forgotten."""
+        segment = self.table.get(name)
+        if segment is None:
+            return
+        self._forget(name)
+        held = [one for one in self.by_object.get(segment.object_id, []) if one is not segment]
+        if held:
+            self.by_object[segment.object_id] = held
+        else:
+            self.by_object.pop(segment.object_id, None)
+
     def pinned_to_retry(self, now: float) -> list[Segment]:
         """Freed segments whose pins are to be looked at again."""
         if self._retry_at is None or now < self._retry_at:
@@ -165,16 +179,26 @@ class Segments:
         """Why there is no room, with numbers."""
         live = [one for one in self.table.values() if one.state in ("writing", "sealed")]
         pinned = [one for one in self.table.values() if one.state == "freeing"]
+        free = self.bytes_max - sum(s.nbytes for s in live + pinned)
+        figures = msgspec.msgpack.encode({"need": wish.nbytes, "free": free})
+        if wish.nbytes > self.bytes_max:
+            return Failure(
+                "store_too_small",
+                f"a value of {wish.nbytes:,} bytes is larger than the whole object store, which has"
+                f" {self.bytes_max:,}",
+                figures,
+            )
         text = (
-            f"the object store is full: {wish.nbytes:,} bytes needed, "
-            f"{self.bytes_max:,} in all, {sum(s.nbytes for s in live):,} in {len(live)} objects, "
-            f"{sum(s.nbytes for s in pinned):,} in {len(pinned)} freed ones that readers still map"
+            f"the object store is full: {wish.nbytes:,} bytes needed, {self.bytes_max:,} in all,"
+            f" {sum(s.nbytes for s in live):,} in objects"
+            f" ({len(live)} of them), {sum(s.nbytes for s in pinned):,} in freed ones that readers"
+            f" still map ({len(pinned)} of them)"
         )
         largest = sorted(live, key=lambda one: -one.nbytes)[:3]
         if largest:
             named = ", ".join(f"{brief('o', s.object_id)} {s.nbytes:,}" for s in largest)
             text += f"; the largest: {named}"
-        return Failure("store_full", text)
+        return Failure("store_full", text, figures)
 
     def _warm_of(self, nbytes: int) -> Segment | None:
         best: Segment | None = None

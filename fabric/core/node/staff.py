@@ -28,6 +28,7 @@ class WorkerState:
     def __init__(self, incarnation: Incarnation, now: float) -> None:
         self.incarnation = incarnation
         self.address = address("w", incarnation)
+        self.pid = 0  # as soon as it has said so
         self.state = "starting"
         self.job: JobId | None = None  # bound at its first lease, for life
         self.lease = 0
@@ -43,6 +44,10 @@ class WorkerState:
         self.recall_words = 0  # how often its client had said what it wants when told "idle"
         self.lessees: dict[Address, None] = {}  # clients that have or had a link to it
         self.actor_id: ActorId | None = None
+        self.may_retry = True  # the calls of its lease have further attempts
+        self.is_doomed = False  # its end was asked for, and is no crash
+        self.memory_limit = 0  # not 0: ended to save memory, which was full with so many bytes
+        self.rss = 0  # of which it used so many
 
     def become(self, state: str, now: float) -> None:
         """Change state as the table allows."""

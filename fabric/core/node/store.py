@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from fabric.config import Limits
 from fabric.core.effects import CreateSegment, Effect, RecycleSegment, Send, UnlinkSegment
-from fabric.core.events import SegmentRecycled
+from fabric.core.events import SegmentFailed, SegmentRecycled
 from fabric.core.node.segments import Segment, Segments, Wish
 from fabric.ids import Address, Incarnation, address, owner_of
 from fabric.protocol.messages import (
@@ -84,6 +84,13 @@ class Store:
         """A freed segment is warm, or still pinned."""
         self.segments.recycled(message.segment, message.is_free, now)
         return self._serve(now) if message.is_free else []
+
+    def on_segment_failed(
+        self, source: Address, message: SegmentFailed, now: float
+    ) -> list[Effect]:
+        """Others fill the file system. Who was to write there finds nothing, and knows why."""
+        self.segments.drop(message.segment)
+        return []
 
     def owner_died(self, client: Incarnation, now: float) -> list[Effect]:
         """A client is gone: its objects go, also those that others are writing."""
