@@ -301,6 +301,21 @@ def wait(
     return ready, [ref for ref in checked if ref not in chosen]
 
 
+def cancel(ref: ObjectRef[Any], force: bool = False, recursive: bool = True) -> None:
+    """Cancel the call that is to make this value; `get` then raises `TaskCancelledError`.
+
+    A call that has not begun never does. One that runs gets a KeyboardInterrupt, and a task that
+    still runs ``FABRIC_CANCEL_GRACE_S`` (5) seconds later is ended with its worker; ``force`` does
+    that at once. An actor is never ended for a call of it, so there ``force`` is a `ValueError`.
+    ``recursive`` cancels what the call has called itself, too. A finished call is left alone.
+    """
+    from fabric.runtime import cancels
+
+    if not isinstance(ref, ObjectRef):
+        raise TypeError(f"cancel takes a ref, not {type(ref).__name__}")
+    cancels.cancel(ref._client, ref, force, recursive)
+
+
 class Completions(Iterable[ObjectRef[T]]):
     """Refs as they become ready, by ``for`` or by ``async for``."""
 

@@ -69,6 +69,11 @@ class Limits:
     """Logs of dead workers that a node keeps."""
     logs_kept_max: int = 1_000
     """Log files of dead workers that a node keeps."""
+    cancel_grace_s: float = 5.0
+    """A cancelled task that goes on is ended with its worker after this long."""
+    cancel_forced_s: float = 0.1
+    """A worker whose call is cancelled by force gets this long to hand back what waits behind it.
+    """
 
     max_retries_default: int = 3
     """Attempts after the first when a worker dies under a task."""

@@ -38,3 +38,7 @@ running = Running()
 
 class ActorExit(BaseException):
     """Raised by `fabric.exit_actor`: no `Exception`, so that no handler of errors swallows it."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised inside a call that is cancelled while it runs, as Ctrl-C would be."""

@@ -8,7 +8,7 @@ it comes. Pickling of later chunks happens on the thread for callbacks, or on th
 never on the loop thread.
 
 Where an item is a ref itself, its value has to be known before its call runs, which only calls of
-their own can do; such a map is not chunked.
+their own can do, and only those can be timed each; such a map is not chunked.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def map_calls(task: Task[Any, Any], iterables: tuple[Any, ...], chunk: int | Non
         items = iterables[0] if type(iterables[0]) is range else list(iterables[0])
     if items:
         task._check_arguments(*(items[0] if is_star else items[:1]))
-    if _have_refs(items):
+    if task._timeout_s is not None or _have_refs(items):
         return [task.remote(*item) if is_star else task.remote(item) for item in items]
     return MappedCalls(task, items, is_star, chunk)
 
@@ -205,7 +205,9 @@ class MappedCalls(Sequence[Ref]):
 
     def _submit(self, start: int, stop: int) -> Ref:
         items = self._items[start:stop]
-        ref: Ref = self._client.submit(self._function, self._shape, (items,), {}, 1, self._retries)
+        ref: Ref = self._client.submit(
+            self._function, self._shape, (items,), {}, 1, self._retries, None
+        )
         return ref
 
     def _submit_one(self, place: int) -> Ref:

@@ -64,6 +64,16 @@ def _whole(name: str, value: Any, least: int) -> int:
     return value
 
 
+def _seconds_or_none(name: str, value: Any) -> float | None:
+    """Some time; None is without end."""
+    if value is None:
+        return None
+    seconds = _amount(name, value)
+    if seconds == 0:
+        raise ValueError(f"{name} must be more than zero")
+    return seconds
+
+
 def _repeats(name: str, value: Any) -> int:
     """How often something may be tried again; -1 means without end."""
     return _whole(name, value, -1)
@@ -125,6 +135,7 @@ TASK_OPTIONS: dict[str, Option] = {
     **_RESOURCE_OPTIONS,
     "num_returns": Option(1, _returns),
     "max_retries": Option(Limits.__dataclass_fields__["max_retries_default"].default, _repeats),
+    "timeout_s": Option(None, _seconds_or_none),
     "name": Option(None, _text_or_none),
 }
 

@@ -43,6 +43,7 @@ class Task(Generic[P, R]):
         self._shape = shape_of(options)
         self._returns: int = options["num_returns"]
         self._retries: int = options["max_retries"]
+        self._timeout_s: float | None = options["timeout_s"]
         self._name: str = options["name"] or getattr(function, "__qualname__", repr(function))
         self._check_arguments = argument_check(function)
         self._pickled: bytes | None = None
@@ -67,7 +68,7 @@ class Task(Generic[P, R]):
             if client is None or client is not self._client or client.why_closed is not None:
                 client = self._define()
             ref: ObjectRef[R] = client.submit(
-                self._id, self._shape, args, kwargs, self._returns, self._retries
+                self._id, self._shape, args, kwargs, self._returns, self._retries, self._timeout_s
             )
             return ref
         except FabricError as error:
@@ -186,7 +187,8 @@ def task(*functions: Callable[..., Any], **options: Any) -> Any:
     """Make a function a task: ``@task`` or ``@task(num_cpus=2, max_retries=0)``.
 
     Options: ``num_cpus`` (1), ``num_gpus``, ``resources``, ``memory`` (bytes), ``num_returns`` (1),
-    ``max_retries`` (3, after crashes of the worker; -1 without end), ``name``.
+    ``max_retries`` (3, after crashes of the worker; -1 without end), ``timeout_s`` (each run that
+    takes longer is cancelled), ``name``.
     """
     checked = check_options("a task", TASK_OPTIONS, options)
     if functions:

@@ -23,14 +23,8 @@ from fabric.ids import (
     call_id,
     object_id,
 )
-from fabric.protocol.messages import (
-    ActorFailed,
-    ActorStarted,
-    AnyMessage,
-    CreateActor,
-    JoinNode,
-    ViewChanged,
-)
+from fabric.protocol.cluster import ViewChanged
+from fabric.protocol.messages import ActorFailed, ActorStarted, AnyMessage, CreateActor, JoinNode
 from fabric.protocol.records import ActorRecord, Record
 from fabric.protocol.values import (
     UNIT,

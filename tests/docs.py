@@ -19,7 +19,7 @@ from typing import get_args
 
 import msgspec
 
-from fabric.protocol import messages, values
+from fabric.protocol import cluster, messages, values
 from fabric.protocol.messages import PROTOCOL, AnyMessage
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,8 +32,8 @@ ROUTE = re.compile(r"(?P<route>[a-z][^.]* -> [^.]+)\.\s+(?P<meaning>\S.*)", re.D
 PREFACE = """\
 # The protocol
 
-Generated from `fabric/protocol/messages.py` and `fabric/protocol/values.py` by `make docs`; change
-the code, not this page.
+Generated from `messages.py`, `cluster.py` and `values.py` of `fabric/protocol` by `make docs`;
+change the code, not this page.
 
 Wire integer: **{protocol}**. Two processes talk only if theirs are equal. A frame's body is a list
 of messages, each a msgpack array: its name, then its fields in the order given here. Fields with a
@@ -86,7 +86,7 @@ def _fields(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
 
 def source_of_words() -> str:
     """Where the words are defined: the messages first, then what travels inside them."""
-    return "".join(Path(inspect.getfile(part)).read_text() for part in (messages, values))
+    return "".join(Path(inspect.getfile(part)).read_text() for part in (messages, cluster, values))
 
 
 def page(source: str) -> str:

@@ -19,6 +19,7 @@ from fabric.core.endpoint import Endpoint
 from fabric.core.events import Event
 from fabric.core.machine import InvariantError
 from fabric.ids import Address, Incarnation
+from fabric.protocol.cluster import ViewChanged
 from fabric.protocol.frames import (
     ACK,
     BEAT,
@@ -29,11 +30,7 @@ from fabric.protocol.frames import (
     decode_messages,
     unpack_header,
 )
-from fabric.protocol.messages import (
-    AnyMessage,
-    EndWorker,
-    ViewChanged,
-)
+from fabric.protocol.messages import AnyMessage, EndWorker
 
 A, B, C = (Address(f"n:{name * 16}") for name in "abc")
 LIMITS = Limits(beat_s=1.0)

@@ -8,6 +8,7 @@ from fabric.core.control.actors import TRANSITIONS
 from fabric.core.effects import Commit, Publish, Send
 from fabric.core.machine import InvariantError
 from fabric.ids import CallId, call_id, call_of
+from fabric.protocol.cluster import EndJob, GetView, NodeHeartbeat, NodeJoined, ViewChanged
 from fabric.protocol.messages import (
     ActorChanged,
     ActorFailed,
@@ -16,17 +17,12 @@ from fabric.protocol.messages import (
     AnyMessage,
     CreateActor,
     EndActor,
-    EndJob,
     GetNamedActor,
-    GetView,
     JoinNode,
     NamedActor,
-    NodeHeartbeat,
-    NodeJoined,
     PlaceActor,
     RunCalls,
     StopActor,
-    ViewChanged,
     WatchActor,
 )
 from fabric.protocol.records import EpochRecord, NodeRecord

@@ -11,6 +11,16 @@ from fabric.core.control.placement import Candidate, choose_node, misfit_text
 from fabric.core.effects import Commit, Effect, Hangup, Publish, Send
 from fabric.core.events import SELF, PeerLost
 from fabric.ids import Incarnation
+from fabric.protocol.cluster import (
+    EndJob,
+    GetView,
+    LeaveNode,
+    NodeFenced,
+    NodeHeartbeat,
+    NodeJoined,
+    RegisterJob,
+    ViewChanged,
+)
 from fabric.protocol.messages import (
     ActorChanged,
     ActorFailed,
@@ -18,19 +28,11 @@ from fabric.protocol.messages import (
     AnyMessage,
     CreateActor,
     EndActor,
-    EndJob,
     GetFunction,
-    GetView,
     JoinNode,
-    LeaveNode,
-    NodeFenced,
-    NodeHeartbeat,
-    NodeJoined,
     PlaceActor,
     PutFunction,
-    RegisterJob,
     StopActor,
-    ViewChanged,
     WatchActor,
 )
 from fabric.protocol.records import EpochRecord, NodeRecord

@@ -15,19 +15,16 @@ from fabric.config import Limits
 from fabric.core.effects import Send
 from fabric.core.endpoint import Endpoint
 from fabric.ids import FunctionId, address
+from fabric.protocol.cluster import GetView, NodeJoined, View, ViewChanged
 from fabric.protocol.messages import (
     ActorChanged,
     AnyMessage,
     CreateActor,
     FunctionFound,
     GetFunction,
-    GetView,
     JoinNode,
-    NodeJoined,
     PlaceActor,
     PutFunction,
-    View,
-    ViewChanged,
 )
 from fabric.runtime import sockets
 from fabric.runtime.loop import Loop, publisher_name

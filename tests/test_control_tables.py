@@ -6,28 +6,30 @@ from fabric.config import Limits
 from fabric.core.control.control import ControlMachine
 from fabric.core.effects import Commit, Effect, Publish, Send
 from fabric.ids import CallId, FunctionId, call_id
+from fabric.protocol.cluster import (
+    EndJob,
+    GetView,
+    LeaveNode,
+    NodeHeartbeat,
+    NodeJoined,
+    RegisterJob,
+    View,
+    ViewChanged,
+)
 from fabric.protocol.messages import (
     ActorChanged,
     ActorRefused,
     AnyMessage,
     CreateActor,
     EndActor,
-    EndJob,
     FunctionFound,
     GetFunction,
     GetNamedActor,
-    GetView,
     JoinNode,
-    LeaveNode,
     NamedActor,
-    NodeHeartbeat,
-    NodeJoined,
     PlaceActor,
     PutFunction,
-    RegisterJob,
     StopActor,
-    View,
-    ViewChanged,
     WatchActor,
 )
 from fabric.protocol.records import FunctionRecord, JobRecord

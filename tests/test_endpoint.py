@@ -12,6 +12,7 @@ from fabric.core.effects import (
     Transmit,
 )
 from fabric.core.events import SELF, CallBlocked
+from fabric.protocol.cluster import ViewChanged
 from fabric.protocol.frames import (
     DATA,
     HEADER,
@@ -21,14 +22,7 @@ from fabric.protocol.frames import (
     encode_messages,
     link_number,
 )
-from fabric.protocol.messages import (
-    PROTOCOL,
-    EndWorker,
-    PutFunction,
-    ReturnLease,
-    ViewChanged,
-    WorkerReady,
-)
+from fabric.protocol.messages import PROTOCOL, EndWorker, PutFunction, ReturnLease, WorkerReady
 from tests.talkers import (
     COMMIT,
     LIMITS,

@@ -15,7 +15,7 @@ from fabric.core.effects import (
     Transmit,
 )
 from fabric.core.events import SELF, CallBlocked, PeerLost
-from fabric.core.machine import InvariantError
+from fabric.core.machine import InvariantError, WordError
 from fabric.ids import Address
 from fabric.protocol.frames import (
     ACK,
@@ -172,6 +172,24 @@ def test_a_peer_that_sends_garbage_is_lost_once(frame: bytes, reason: str) -> No
     assert isinstance(lost, PeerLost)
     assert (source, lost.peer, lost.reason.startswith(reason)) == (SELF, B, True)
     assert a.say(Send(B, ReturnLease(2)), now=9.0) == []
+
+
+def test_a_peer_whose_word_cannot_be_is_lost_and_the_machine_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    a, b = pair()
+    listen = a.script.handle
+
+    def handle(source: Address, message: object, now: float) -> list[Effect]:
+        if message == ReturnLease(7):
+            raise WordError("there is no such lease")
+        return listen(source, message, now)
+
+    monkeypatch.setattr(a.script, "handle", handle)
+    carry(b.say(Send(A, ReturnLease(1)), Send(A, ReturnLease(7)), Send(A, ReturnLease(2))), a, B)
+    lost = PeerLost(B, "there is no such lease")
+    assert a.script.heard == [(B, ReturnLease(1)), (SELF, lost)]
+    assert a.say(Send(B, ReturnLease(3)), now=9.0) == []
 
 
 def test_a_refused_peer_may_come_again_after_a_hangup() -> None:

@@ -16,7 +16,15 @@ import pytest
 
 import fabric
 from fabric import exceptions, spawn, task
-from fabric.core.events import Drained, Event, OutputPrinted, PeerLost, SegmentWritten, WantSegment
+from fabric.core.events import (
+    CancelSince,
+    Drained,
+    Event,
+    OutputPrinted,
+    PeerLost,
+    SegmentWritten,
+    WantSegment,
+)
 from fabric.runtime.client import client_or_none
 from fabric.runtime.inline import InlineClient
 from tests.api_work import add, same
@@ -59,7 +67,7 @@ def test_every_program_gives_the_same_on_a_private_fabric() -> None:
         assert not [found for name in PROGRAMS if (found := difference(name))]
 
 
-NOT_OF_USERS = {Drained, OutputPrinted, PeerLost, SegmentWritten, WantSegment}
+NOT_OF_USERS = {CancelSince, Drained, OutputPrinted, PeerLost, SegmentWritten, WantSegment}
 """What a client hears from its loop, of shared memory, or as a worker's: never from a user."""
 
 

@@ -15,7 +15,8 @@ from fabric.core.effects import Commit, Hangup, Publish, Send
 from fabric.core.events import SELF, Leave, Want
 from fabric.exceptions import ConfigError, FabricError, ForkedProcessError
 from fabric.ids import Address, FunctionId, ObjectId
-from fabric.protocol.messages import FunctionFound, ViewChanged
+from fabric.protocol.cluster import ViewChanged
+from fabric.protocol.messages import FunctionFound
 from fabric.runtime import sockets
 from fabric.runtime.loop import Loop
 from fabric.runtime.poke import Poke

@@ -5,12 +5,12 @@ from fabric.core.effects import (
     StartWorker,
     WatchProcess,
 )
+from fabric.protocol.cluster import RegisterJob
 from fabric.protocol.messages import (
     ClientRegistered,
     LeaseReturned,
     RecallLease,
     RegisterClient,
-    RegisterJob,
     ReturnLease,
     Unschedulable,
     WorkerBlocked,
@@ -212,7 +212,7 @@ def test_the_share_of_a_waiting_call_is_lent_and_taken_back() -> None:
     node = registered(ready(2, cpus=1), INNER)
     hear(node, ME, requested(1))
     hear(node, INNER, requested(1, depth=1))
-    assert hear(node, W1, WorkerBlocked(1)) == [
+    assert hear(node, W1, WorkerBlocked(1, "f")) == [
         granted(2, W2, INNER),
         StartWorker(me_of(W3)),  # the inner call may wait, too
         StartWorker(me_of(W4)),
@@ -226,8 +226,8 @@ def test_the_share_of_a_waiting_call_is_lent_and_taken_back() -> None:
 def test_a_share_is_lent_once() -> None:
     node = ready(1, cpus=1)
     hear(node, ME, requested(1))
-    hear(node, W1, WorkerBlocked(1))
-    hear(node, W1, WorkerBlocked(1))
+    hear(node, W1, WorkerBlocked(1, "f"))
+    hear(node, W1, WorkerBlocked(1, "f"))
     assert node.resources.free == {"CPU": 10_000}
     tell(node, killed(W1))
     assert node.resources.free == {"CPU": 10_000}
@@ -237,7 +237,10 @@ def test_when_all_workers_wait_at_the_limit_the_deepest_wait_gives_up() -> None:
     node = registered(ready(1, cpus=1, workers_max=1), INNER)
     hear(node, ME, requested(1))
     hear(node, INNER, requested(1, depth=1))
-    text = "all 1 workers of the node wait for other calls, the deepest at depth 1"
-    assert hear(node, W1, WorkerBlocked(1)) == [
+    text = (
+        "all 1 workers of the node wait for other calls, the deepest at depth 1: "
+        "f in w:776f726b waits for one more"
+    )
+    assert hear(node, W1, WorkerBlocked(1, "f")) == [
         Send(INNER, Unschedulable(0, Failure("waits_limit", text)))
     ]

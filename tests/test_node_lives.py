@@ -15,6 +15,16 @@ from fabric.core.effects import (
 )
 from fabric.core.events import PeerLost, ProcessEnded, ShutDown, WorkerExited
 from fabric.core.node.node import NodeMachine
+from fabric.protocol.cluster import (
+    EndJob,
+    GetView,
+    LeaveNode,
+    NodeFenced,
+    NodeHeartbeat,
+    NodeJoined,
+    View,
+    ViewChanged,
+)
 from fabric.protocol.messages import (
     ActorChanged,
     ActorFailed,
@@ -25,17 +35,11 @@ from fabric.protocol.messages import (
     ClientDied,
     CreateActor,
     EndActor,
-    EndJob,
     EndWorker,
     FunctionFound,
     GetFunction,
-    GetView,
     JoinNode,
     LeaseReturned,
-    LeaveNode,
-    NodeFenced,
-    NodeHeartbeat,
-    NodeJoined,
     PlaceActor,
     PutFunction,
     RecallLease,
@@ -44,8 +48,6 @@ from fabric.protocol.messages import (
     StopActor,
     UnregisterClient,
     Unschedulable,
-    View,
-    ViewChanged,
     WatchActor,
     WorkerDied,
     WorkerReady,
@@ -240,7 +242,7 @@ def test_a_driver_that_says_goodbye_is_gone() -> None:
     node = ready(1)
     assert hear(node, ME, UnregisterClient()) == [
         Send(CONTROL, EndJob(JOB, me_of(ME))),
-        Send(W1, ClientDied(me_of(ME))),
+        Send(W1, ClientDied(me_of(ME), is_orderly=True)),
         Hangup(ME),
     ]
     assert tell(node, ProcessEnded(me_of(ME))) == [Hangup(ME)]

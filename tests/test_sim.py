@@ -16,6 +16,7 @@ from tests.sim.mutants import MUTANTS, Change, planted
 SEEDS = 100
 
 FAULTS = (
+    "cancelled call killed",
     "control crash",
     "driver crash",
     "drop",

@@ -3,7 +3,17 @@
 from typing import Any
 
 from fabric.config import Limits
-from fabric.core.effects import BecomeActor, Exit, Hangup, Learn, LetGo, Run, Send, WriteSegment
+from fabric.core.effects import (
+    BecomeActor,
+    Exit,
+    Hangup,
+    Interrupt,
+    Learn,
+    LetGo,
+    Run,
+    Send,
+    WriteSegment,
+)
 from fabric.core.events import (
     ActorMade,
     CallBlocked,
@@ -236,7 +246,7 @@ def test_a_call_that_waits_hands_back_what_is_behind_it_and_lends_its_share() ->
     worker = queued(1, 2)
     assert tell(worker, CallBlocked()) == [
         Send(ME, CallsReturned(1, (1,), is_lease_over=False)),
-        Send(NODE, WorkerBlocked(1)),
+        Send(NODE, WorkerBlocked(1, "")),
     ]
     assert hear(worker, ME, RunCalls(1, 0, [spec(3, 2)])) == [
         Send(ME, CallsReturned(1, (2,), is_lease_over=False))
@@ -260,7 +270,7 @@ def test_answers_leave_before_a_call_waits() -> None:
     tell(worker, CallRan(done(1, us=20)))
     assert tell(worker, CallBlocked()) == [
         answers(ME, 1, done(1, us=20)),
-        Send(NODE, WorkerBlocked(1)),
+        Send(NODE, WorkerBlocked(1, "")),
     ]
 
 
@@ -289,7 +299,8 @@ def test_nothing_waits_when_nothing_runs() -> None:
 
 def test_the_calls_of_a_dead_client_do_not_run() -> None:
     worker = queued(1, 2)
-    assert hear(worker, NODE, ClientDied(me_of(ME))) == [Hangup(ME)]
+    stop = Interrupt(c(1), is_recursive=True)
+    assert hear(worker, NODE, ClientDied(me_of(ME))) == [stop, Hangup(ME)]
     assert tell(worker, CallRan(done(1))) == []
 
 
@@ -319,7 +330,7 @@ def test_without_its_node_a_worker_ends() -> None:
 
 def test_a_lost_client_counts_as_dead() -> None:
     worker = queued(1, 2)
-    assert tell(worker, PeerLost(ME, "gone")) == [Hangup(ME)]
+    assert tell(worker, PeerLost(ME, "gone")) == [Interrupt(c(1), is_recursive=True), Hangup(ME)]
     assert tell(worker, CallRan(done(1))) == []
 
 
@@ -434,7 +445,7 @@ def test_an_actor_runs_each_callers_calls_in_the_callers_order() -> None:
 def test_an_actor_keeps_its_queue_when_its_call_waits_or_takes_long() -> None:
     worker = alive_actor()
     hear(worker, ME, RunCalls(9, 0, [method(1, 0), method(2, 1)]))
-    assert tell(worker, CallBlocked()) == [Send(NODE, WorkerBlocked(9))]
+    assert tell(worker, CallBlocked()) == [Send(NODE, WorkerBlocked(9, "Counter.add"))]
     assert tell(worker, CallResumed()) == [Send(NODE, WorkerResumed(9))]
     assert tell(worker, CallOverran()) == []
     assert hear(worker, NODE, RecallLease(9, only_if_idle=False)) == []

@@ -7,13 +7,8 @@ the simulator performs them too, in its own world.
 import msgspec
 
 from fabric.ids import Address, CallId, Incarnation, ObjectId
-from fabric.protocol.messages import (
-    AnyMessage,
-    DefineFunction,
-    DefineJob,
-    OutputWritten,
-    ViewChanged,
-)
+from fabric.protocol.cluster import ViewChanged
+from fabric.protocol.messages import AnyMessage, DefineFunction, DefineJob, OutputWritten
 from fabric.protocol.records import Record
 from fabric.protocol.values import ActorSpec, Call, Failure, Value
 
@@ -84,6 +79,16 @@ class Run(Effect, frozen=True, gc=False):
     call: Call
 
 
+class Interrupt(Effect, frozen=True, gc=False):
+    """Stop that call if its user code runs (and, recursively, what it has called); `CallRan` tells.
+
+    It must strike nothing else: no other call, and nothing of the process's own.
+    """
+
+    call_id: CallId
+    is_recursive: bool
+
+
 class Learn(Effect, frozen=True, gc=False):
     """A job's environment or a function that calls to come will need."""
 
@@ -133,6 +138,14 @@ class StopWorker(Effect, frozen=True, gc=False):
     """Kill that worker's process."""
 
     worker: Incarnation
+
+
+class KillRunning(Effect, frozen=True, gc=False):
+    """Kill that worker's process if its shared word says that it runs that very call."""
+
+    worker: Incarnation
+    lease: int
+    number: int
 
 
 class DrainOutput(Effect, frozen=True, gc=False):

@@ -14,8 +14,9 @@ from fabric.config import Limits
 from fabric.core.effects import Commit, Effect, Hangup, Publish, Send, Transmit
 from fabric.core.events import SELF, Event, PeerLost
 from fabric.core.link import HelloRefused, Link, LinkForgotten, Lives
-from fabric.core.machine import Machine
+from fabric.core.machine import Machine, WordError
 from fabric.ids import Address
+from fabric.protocol.cluster import ViewChanged
 from fabric.protocol.frames import (
     ACK,
     BEAT,
@@ -28,7 +29,7 @@ from fabric.protocol.frames import (
     encode_bodies,
     unpack_header,
 )
-from fabric.protocol.messages import AnyMessage, ViewChanged
+from fabric.protocol.messages import AnyMessage
 
 _NEVER = float("inf")
 _SPOKEN = frozenset((Commit, Send, Hangup, Publish))
@@ -76,8 +77,11 @@ class Endpoint:
             return
         self._stirred[peer] = link
         handle = self.machine.handle
-        for message in messages:
-            self._gathered += handle(peer, message, now)
+        try:
+            for message in messages:
+                self._gathered += handle(peer, message, now)
+        except WordError as error:
+            self._end(link, error, now)
 
     def tell(self, event: Event, now: float) -> None:
         """Something happened in this process."""
@@ -110,7 +114,7 @@ class Endpoint:
     def _make_link(self, peer: Address) -> Link:
         return Link(self.address, peer, self._lives, cluster=self._cluster, limits=self._limits)
 
-    def _end(self, link: Link, error: FrameError, now: float) -> None:
+    def _end(self, link: Link, error: FrameError | WordError, now: float) -> None:
         """Nothing that this peer says from here on can be trusted, or it wants to hear no more."""
         self._refused += 1
         self.forget(link.peer)

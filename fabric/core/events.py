@@ -56,6 +56,7 @@ class Submit(Event, frozen=True, gc=False):
     returns: int
     retries: int
     depth: int = 0
+    timeout_s: float | None = None
 
 
 class SubmitToActor(Event, frozen=True, gc=False):
@@ -69,6 +70,24 @@ class SubmitToActor(Event, frozen=True, gc=False):
     nested: tuple[ObjectId, ...]
     returns: int
     retries: int = 0
+
+
+class Cancel(Event, frozen=True, gc=False):
+    """The user wants that object no longer; `Reply(request, Cancelled)` when its call is over.
+
+    What has a value is left alone. Another owner's object is over when that owner has heard of it.
+    """
+
+    request: bytes
+    object_id: ObjectId
+    is_forced: bool
+    is_recursive: bool
+
+
+class CancelSince(Event, frozen=True, gc=False):
+    """The running call is cancelled, and with it the calls numbered from ``number`` on: its own."""
+
+    number: int
 
 
 class DefineLocally(Event, frozen=True, gc=False):

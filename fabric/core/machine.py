@@ -19,6 +19,10 @@ class InvariantError(AssertionError):
     """A machine found itself in a state that must not be; the text tells the story."""
 
 
+class WordError(InvariantError):
+    """A peer said what cannot be, and nothing was changed: its link ends, the machine goes on."""
+
+
 class Machine(Protocol):
     """A client, a worker, a node or the control store."""
 

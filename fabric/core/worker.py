@@ -17,6 +17,7 @@ from fabric.core.effects import (
     Effect,
     Exit,
     Hangup,
+    Interrupt,
     Learn,
     LetGo,
     Run,
@@ -33,6 +34,7 @@ from fabric.core.events import (
     PeerLost,
     Quit,
 )
+from fabric.core.lives import ActorLife
 from fabric.core.machine import InvariantError
 from fabric.ids import Address, CallId, FunctionId, address, incarnation_of
 from fabric.protocol.messages import (
@@ -41,12 +43,14 @@ from fabric.protocol.messages import (
     AnyMessage,
     CallsDone,
     CallsReturned,
+    CancelCalls,
     ClientDied,
     DefineFunction,
     DefineJob,
     EndWorker,
     FunctionFound,
     GetFunction,
+    KillCall,
     LeaseReturned,
     RecallLease,
     RunCalls,
@@ -58,39 +62,10 @@ from fabric.protocol.messages import (
 )
 from fabric.protocol.values import CallDone, Failure
 
+CANCELLED = Failure("cancelled", "it was cancelled before it began")
+
 TINY_US = 100
 """A function whose last run took less is tiny: answers may wait for company while it runs."""
-
-
-class ActorLife:
-    """What this worker knows of being an actor: the spec, and each caller's next number."""
-
-    def __init__(self, start: StartActor) -> None:
-        self.start = start
-        self.is_begun = False  # the constructor was asked for
-        self.is_made = False
-        self.expected: dict[Address, int] = {}
-        self.early: dict[Address, dict[int, Run]] = {}
-
-    def in_order(self, run: Run) -> list[Run]:
-        """The calls that may be queued now that this one has come, by its caller's numbers."""
-        number, caller = run.call.number, run.caller
-        expected = self.expected.get(caller, 0)
-        if number < expected:
-            return []
-        early = self.early.setdefault(caller, {})
-        early[number] = run
-        ready: list[Run] = []
-        while expected in early:
-            ready.append(early.pop(expected))
-            expected += 1
-        self.expected[caller] = expected
-        return ready
-
-    def forget(self, caller: Address) -> None:
-        """That caller is gone."""
-        self.expected.pop(caller, None)
-        self.early.pop(caller, None)
 
 
 class WorkerMachine:
@@ -116,7 +91,7 @@ class WorkerMachine:
         # caller → results with refs inside, until `Taken`
         self.handed: dict[Address, dict[CallId, None]] = {}
         self.durations_us: dict[FunctionId | str, int] = {}  # by function or an actor's method
-        self.known: dict[FunctionId, None] = {}
+        self.known: dict[FunctionId, str] = {}  # function → its name
         self.calls_run = 0
         self._is_new = True
         self._is_ended = False
@@ -126,6 +101,7 @@ class WorkerMachine:
             CallRan: self.on_call_ran,
             DefineFunction: self.on_define_function,
             DefineJob: self.on_define_job,
+            CancelCalls: self.on_cancel_calls,
             Taken: self.on_taken,
             RecallLease: self.on_recall_lease,
             EndWorker: self.on_end_worker,
@@ -252,6 +228,30 @@ class WorkerMachine:
         if done.contained and any(done.contained):
             self.handed.setdefault(run.caller, {})[done.call_id] = None
 
+    def on_cancel_calls(self, caller: Address, message: CancelCalls, now: float) -> list[Effect]:
+        """Nobody waits for those calls any more: what has not started is answered as it is.
+
+        What runs is interrupted; if it is to end by force, first goes back what waits behind it.
+        """
+        lease, effects = message.lease, list[Effect]()
+        cancelled = dict.fromkeys(message.numbers)
+        for run in list(self.queue):
+            if run.caller == caller and run.lease == lease and run.call.number in cancelled:
+                self.queue.remove(run)
+                none = (CANCELLED,) * run.call.returns
+                self._answer(
+                    run, CallDone(run.call.call_id, run.call.attempt, none, 0), effects, now
+                )
+        running = self.running
+        if running is None or running.caller != caller or running.lease != lease:
+            return effects
+        if running.call.number not in cancelled:
+            return effects
+        if not message.is_forced or self.actor is not None:
+            return [*effects, Interrupt(running.call.call_id, message.is_recursive)]
+        kill = Send(self.node, KillCall(lease, running.call.number))
+        return [*effects, *self._hand_back(), *self._answers(), kill]
+
     def on_taken(self, caller: Address, message: Taken, now: float) -> list[Effect]:
         """The caller has registered for the refs in those results."""
         handed = self.handed.get(caller, {})
@@ -267,7 +267,7 @@ class WorkerMachine:
         """A function that calls of this client will name."""
         if message.function in self.known:
             return []
-        self.known[message.function] = None
+        self.known[message.function] = message.name
         return [Learn(message)]
 
     def on_define_job(self, source: Address, message: DefineJob, now: float) -> list[Effect]:
@@ -317,7 +317,7 @@ class WorkerMachine:
             return []
         self.is_blocked = True
         effects = self._hand_back()
-        return [*effects, *self._answers(), Send(self.node, WorkerBlocked(lease))]
+        return [*effects, *self._answers(), Send(self.node, WorkerBlocked(lease, self._name()))]
 
     def on_call_resumed(self, source: Address, message: CallResumed, now: float) -> list[Effect]:
         """The running call goes on."""
@@ -341,8 +341,12 @@ class WorkerMachine:
         """Nobody waits for that client's calls any more."""
         peer = address("c", message.client)
         self.queue = deque(run for run in self.queue if run.caller != peer)
+        effects: list[Effect] = []
         if self.running is not None and self.running.caller == peer:
             self.is_orphan = True
+            # who left in order may have meant it to go on, and an actor is not to be surprised
+            if self.actor is None and not message.is_orderly:
+                effects.append(Interrupt(self.running.call.call_id, is_recursive=True))
         if self.holder is not None and self.holder[1] == peer:
             self.holder = None
         if self.actor is not None:
@@ -351,7 +355,9 @@ class WorkerMachine:
         if not self.finished:
             self.oldest_answer_at = None
         handed = self.handed.pop(peer, None)
-        return [LetGo(tuple(handed)), Hangup(peer)] if handed else [Hangup(peer)]
+        if handed:
+            effects.append(LetGo(tuple(handed)))
+        return [*effects, Hangup(peer)]
 
     def on_peer_lost(self, source: Address, message: PeerLost, now: float) -> list[Effect]:
         """Without its node a worker is nobody's; a client that is lost wants nothing any more."""
@@ -387,7 +393,7 @@ class WorkerMachine:
                 "actor_died", f"the class {message.name or 'asked for'} was never defined"
             )
             return self.on_actor_made(SELF, ActorMade(failure), now)
-        self.known[message.function] = None
+        self.known[message.function] = message.name
         definition = DefineFunction(message.function, message.name, message.pickled)
         return [Learn(definition), self._begin(actor)]
 
@@ -433,6 +439,14 @@ class WorkerMachine:
         if self.actor is not None and not self.actor.is_made:
             return self.actor.start.lease
         return None
+
+    def _name(self) -> str:
+        """What runs, as people know it."""
+        class_name = self.actor.start.spec.class_name if self.actor is not None else ""
+        if self.running is None:
+            return f"{class_name}.__init__"
+        call = self.running.call
+        return f"{class_name}.{call.method}" if call.method else self.known.get(call.function, "")
 
     def _next_run(self) -> Run | None:
         if self.running is not None or not self.queue:

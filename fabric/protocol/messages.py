@@ -7,6 +7,17 @@ both files; changing them changes `PROTOCOL` (a test insists).
 """
 
 from fabric.ids import ActorId, Address, CallId, FunctionId, Incarnation, JobId, ObjectId
+from fabric.protocol.cluster import (
+    EndJob,
+    GetView,
+    LeaveNode,
+    NodeFenced,
+    NodeHeartbeat,
+    NodeJoined,
+    RegisterJob,
+    View,
+    ViewChanged,
+)
 from fabric.protocol.values import (
     ActorSpec,
     ActorView,
@@ -15,20 +26,15 @@ from fabric.protocol.values import (
     Crash,
     Failure,
     JobSpec,
-    JobView,
+    Message,
     NodeView,
     Progress,
     Shape,
-    Struct,
     Value,
 )
 
-PROTOCOL = 4
+PROTOCOL = 5
 """The wire integer: two processes talk only if theirs are equal."""
-
-
-class Message(Struct, frozen=True, array_like=True, tag_field="type", tag=True, gc=False):
-    """What travels as an item of a frame."""
 
 
 # ---------------------------------------------------------------------------- clients to their node
@@ -98,9 +104,10 @@ class WorkerDied(Message, frozen=True, array_like=True, tag="worker_died", gc=Fa
 
 
 class ClientDied(Message, frozen=True, array_like=True, tag="client_died", gc=False):
-    """node -> every client. That one is gone: owners forget its borrows, borrowers its objects."""
+    """node -> everybody. It is gone, with its borrows and objects; in order, or it crashed."""
 
     client: Incarnation
+    is_orderly: bool = False
 
 
 class OutputWritten(Message, frozen=True, array_like=True, tag="output_written", gc=False):
@@ -165,10 +172,26 @@ class CallsReturned(Message, frozen=True, array_like=True, tag="calls_returned",
     is_lease_over: bool
 
 
+class CancelCalls(Message, frozen=True, array_like=True, tag="cancel_calls", gc=False):
+    """client -> worker. Skip those; stop the one that runs, by force with you. All are answered."""
+
+    lease: int
+    numbers: tuple[int, ...]
+    is_forced: bool
+    is_recursive: bool
+
+
 class Taken(Message, frozen=True, array_like=True, tag="taken", gc=False):
     """client -> worker. The refs contained in those results are registered: let go of yours."""
 
     call_ids: tuple[CallId, ...]
+
+
+class KillCall(Message, frozen=True, array_like=True, tag="kill_call", gc=False):
+    """client or worker -> node. End the worker of that lease if it still runs that very number."""
+
+    lease: int
+    number: int
 
 
 # --------------------------------------------------------------------------- workers and their node
@@ -194,9 +217,10 @@ class LeaseReturned(Message, frozen=True, array_like=True, tag="lease_returned",
 
 
 class WorkerBlocked(Message, frozen=True, array_like=True, tag="worker_blocked", gc=False):
-    """worker -> node. My call waits for others: lend its resources out."""
+    """worker -> node. My call, a run of ``name``, waits for others: lend its resources out."""
 
     lease: int
+    name: str
 
 
 class WorkerResumed(Message, frozen=True, array_like=True, tag="worker_resumed", gc=False):
@@ -277,6 +301,14 @@ class WantObject(Message, frozen=True, array_like=True, tag="want_object", gc=Fa
     """borrower -> owner. Tell me that object's value as soon as there is one."""
 
     object_id: ObjectId
+
+
+class CancelObject(Message, frozen=True, array_like=True, tag="cancel_object", gc=False):
+    """borrower -> owner. Cancel the call that is to make this object, if it has not ended."""
+
+    object_id: ObjectId
+    is_forced: bool
+    is_recursive: bool
 
 
 class ObjectReady(Message, frozen=True, array_like=True, tag="object_ready", gc=False):
@@ -420,81 +452,16 @@ class JoinNode(Message, frozen=True, array_like=True, tag="join_node", gc=False)
     actors: tuple[ActorStarted, ...] = ()
 
 
-class NodeJoined(Message, frozen=True, array_like=True, tag="node_joined", gc=False):
-    """control store -> node. You are in, under that epoch."""
-
-    epoch: int
-    cluster: str
-
-
-class NodeHeartbeat(Message, frozen=True, array_like=True, tag="node_heartbeat", gc=False):
-    """node -> control store. I live, and this is what I have free."""
-
-    view: NodeView
-
-
-class LeaveNode(Message, frozen=True, array_like=True, tag="leave_node", gc=False):
-    """node -> control store. I end in order: count me out now, and not when I have been silent."""
-
-
-class NodeFenced(Message, frozen=True, array_like=True, tag="node_fenced", gc=False):
-    """control store -> node. I declared you dead: end, or join again as somebody new."""
-
-
-class RegisterJob(Message, frozen=True, array_like=True, tag="register_job", gc=False):
-    """node -> control store. A driver started a job."""
-
-    view: JobView
-    spec: JobSpec
-
-
-class EndJob(Message, frozen=True, array_like=True, tag="end_job", gc=False):
-    """node -> control store. That client of the job is gone: actors it made end unless detached.
-    Where it is the job's driver, the job is over, with the actors that any client of it made.
-    """
-
-    job: JobId
-    client: Incarnation
-
-
-class GetView(Message, frozen=True, array_like=True, tag="get_view", gc=False):
-    """client -> node -> control store. The whole view, please; a node asks without a request."""
-
-    request: bytes
-
-
-class View(Message, frozen=True, array_like=True, tag="view", gc=False):
-    """control store -> node -> client. Nodes, actors and jobs as of ``(epoch, sequence)``."""
-
-    request: bytes
-    epoch: int
-    sequence: int
-    nodes: tuple[NodeView, ...]
-    actors: tuple[ActorView, ...]
-    jobs: tuple[JobView, ...]
-
-
-class ViewChanged(Message, frozen=True, array_like=True, tag="view_changed", gc=False):
-    """control store -> everybody. Published: what changed; after a gap in sequence, `GetView`.
-    Empty ones come where nothing changed for a heartbeat, so that a last one lost is missed.
-    """
-
-    epoch: int
-    sequence: int
-    nodes: tuple[NodeView, ...] = ()
-    actors: tuple[ActorView, ...] = ()
-    jobs: tuple[JobView, ...] = ()
-
-
 AnyMessage = (
     RegisterClient | ClientRegistered | UnregisterClient | RequestLease | LeaseGranted
     | Unschedulable | ReturnLease | WorkerDied | ClientDied | OutputWritten | OutputShown
-    | DefineJob | DefineFunction | RunCalls | CallsDone | CallsReturned | Taken | WorkerReady
-    | RecallLease | LeaseReturned | WorkerBlocked | WorkerResumed | EndWorker | Allocate | Allocated
-    | AllocationFailed | SealObject | FreeObjects | AddBorrower | BorrowerAdded | Release
-    | WantObject | ObjectReady | CreateActor | ActorRefused | WatchActor | ActorChanged | EndActor
-    | GetNamedActor | NamedActor | PlaceActor | StartActor | ActorStarted | ActorFailed | StopActor
-    | PutFunction | GetFunction | FunctionFound | FlushOutput | GetView | View | ViewChanged
-    | JoinNode | NodeJoined | NodeHeartbeat | LeaveNode | NodeFenced | RegisterJob | EndJob
+    | DefineJob | DefineFunction | RunCalls | CallsDone | CallsReturned | CancelCalls | Taken
+    | KillCall | WorkerReady | RecallLease | LeaseReturned | WorkerBlocked | WorkerResumed
+    | EndWorker | Allocate | Allocated | AllocationFailed | SealObject | FreeObjects | AddBorrower
+    | BorrowerAdded | Release | WantObject | CancelObject | ObjectReady | CreateActor | ActorRefused
+    | WatchActor | ActorChanged | EndActor | GetNamedActor | NamedActor | PlaceActor | StartActor
+    | ActorStarted | ActorFailed | StopActor | PutFunction | GetFunction | FunctionFound
+    | FlushOutput | GetView | View | ViewChanged | JoinNode | NodeJoined | NodeHeartbeat | LeaveNode
+    | NodeFenced | RegisterJob | EndJob
 )  # fmt: skip
 """The closed set of messages; a frame's body is a list of them."""

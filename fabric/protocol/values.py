@@ -13,6 +13,10 @@ class Struct(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What travels inside messages."""
 
 
+class Message(Struct, frozen=True, array_like=True, tag_field="type", tag=True, gc=False):
+    """What travels as an item of a frame."""
+
+
 # ------------------------------------------------------------------------------------------- values
 
 

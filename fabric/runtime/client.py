@@ -49,7 +49,8 @@ from fabric.ids import (
     address,
     call_id,
 )
-from fabric.protocol.messages import AnyMessage, ClientRegistered, GetView, View
+from fabric.protocol.cluster import GetView, View
+from fabric.protocol.messages import AnyMessage, ClientRegistered
 from fabric.protocol.values import UNIT, Failure, JobSpec, Sealed, Shape, Value
 from fabric.refs import ObjectRef
 from fabric.runtime.arguments import pack
@@ -120,7 +121,7 @@ class Client:
         self.registered = threading.Event()
         self.cpus = 0  # of its node, as soon as that has said so
         # one call of C, so no two threads get the same number
-        self._next_number = itertools.count(1).__next__
+        self.next_number = itertools.count(1).__next__
         self._lock = threading.Lock()
         self.inflight: dict[ObjectId, Ref] = {}
         self._defined: dict[FunctionId, bool] = {}  # function → whether it is in the control store
@@ -267,7 +268,7 @@ class Client:
 
     def next_call(self) -> CallId:
         """A call id that nobody has had."""
-        return call_id(self.me, self._next_number())
+        return call_id(self.me, self.next_number())
 
     def define(self, pickled: bytes, name: str, is_shared: bool) -> FunctionId:
         """Make a pickled function or class known to the machine, once."""
@@ -288,10 +289,11 @@ class Client:
         kwargs: Mapping[str, Any],
         returns: int,
         retries: int,
+        timeout_s: float | None,
     ) -> Any:
         """Call a task. The refs of its results exist before anything is sent."""
         dumped, inputs, refs_held = pack(self, args, kwargs)
-        call = call_id(self.me, self._next_number())
+        call = call_id(self.me, self.next_number())
         results = self._new_refs(call, returns)
         self.tell(
             Submit(
@@ -304,6 +306,7 @@ class Client:
                 returns,
                 retries,
                 self.depth,
+                timeout_s,
             )
         )
         del refs_held  # the machine counts them from here on
@@ -320,7 +323,7 @@ class Client:
     ) -> Any:
         """Call an actor's method, after what this client called before."""
         dumped, inputs, refs_held = pack(self, args, kwargs)
-        call = call_id(self.me, self._next_number())
+        call = call_id(self.me, self.next_number())
         results = self._new_refs(call, returns)
         self.tell(
             SubmitToActor(
@@ -444,7 +447,7 @@ def set_client(client: Client | None) -> None:
 
 
 def use_in_worker(factory: Callable[[], Client]) -> None:
-    """This process is a worker: its client is made by that (and started) when first needed."""
+    """This process is a worker: its client is made and started by that when first needed."""
     global _begin
     _begin = factory
 
@@ -463,9 +466,7 @@ def _first_client() -> Client:
 
                 init()
             else:
-                client = _begin()
-                client.start()
-                _current = client
+                _current = _begin()
         if _current is None:
             raise AssertionError("a session began without a client")
         return _current

@@ -24,7 +24,7 @@ from fabric.config import Limits
 from fabric.exceptions import AlreadyRunningError, ClusterError, ClusterNotFoundError, ConfigError
 from fabric.ids import Address, address
 from fabric.options import check_totals, resources_of
-from fabric.protocol.messages import View
+from fabric.protocol.cluster import View
 from fabric.runtime.directories import (
     cluster_directory,
     fabric_home,

@@ -122,6 +122,13 @@ class InlineActors:
         actor.queue.append(call)
         self._fabric.admit(call, lambda call: self._drain(actor))
 
+    def cancelled(self, call: PendingCall) -> None:
+        """A call that waited is over: those behind it may run."""
+        actor = self._actors.get(call.actor_id) if call.actor_id is not None else None
+        if actor is not None:
+            actor.queue.remove(call)
+            self._drain(actor)
+
     def on_kill_actor(self, event: KillActor) -> None:
         """It ends, and with it what it runs; its policy may give it another life."""
         actor = self._actors.get(event.actor_id)

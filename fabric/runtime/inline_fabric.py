@@ -21,6 +21,7 @@ from fabric.core.effects import Run
 from fabric.core.events import (
     Ask,
     Await,
+    Cancel,
     DefineLocally,
     Drop,
     Event,
@@ -36,14 +37,14 @@ from fabric.core.events import (
     Want,
 )
 from fabric.core.node.resources import Resources, amounts_text
-from fabric.ids import CallId, FunctionId, ObjectId, incarnation_of, object_id
+from fabric.ids import CallId, FunctionId, ObjectId, call_of, incarnation_of, object_id
+from fabric.protocol.cluster import GetView, View
 from fabric.protocol.messages import (
     BorrowerAdded,
+    CancelObject,
     DefineFunction,
     GetNamedActor,
-    GetView,
     NamedActor,
-    View,
 )
 from fabric.protocol.values import Failure, NodeView, Sealed, Shape
 from fabric.refs import ObjectRef
@@ -79,6 +80,7 @@ class InlineFabric:
             SubmitToActor: self.actors.on_submit_to_actor,
             MakeActor: self.actors.on_make_actor,
             KillActor: self.actors.on_kill_actor,
+            Cancel: self.on_cancel,
             Leave: self.actors.on_leave,
         }
         self._on_aside: Mapping[type, Callable[[Any], None]] = {
@@ -250,7 +252,20 @@ class InlineFabric:
         self.client.settle(name, value, contained)
         for call in self._calls.resolved(name, value):
             on_ready, _ = self._waiting.pop(call.call_id)
-            on_ready(call)
+            if not call.is_over:
+                on_ready(call)
+
+    def on_cancel(self, event: Cancel) -> None:
+        """A call that waits for an argument will not run; any other has run, or is running."""
+        name = event.object_id
+        call = self._calls.pending.get(call_of(name))
+        is_refused = event.is_forced and call is not None and call.actor_id is not None
+        if call is not None and call.call_id in self._waiting and not is_refused:
+            call.is_over = True
+            self.fail(call, Failure("cancelled", "it was cancelled before it could run"))
+            self.actors.cancelled(call)
+        told = CancelObject(name, event.is_forced and not is_refused, event.is_recursive)
+        self.client.questions.answer(event.request, told)
 
     # what is done without a turn
 

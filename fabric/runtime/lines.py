@@ -16,7 +16,7 @@ import msgspec
 import zmq
 
 from fabric.ids import Address
-from fabric.protocol.messages import ViewChanged
+from fabric.protocol.cluster import ViewChanged
 from fabric.runtime import sockets
 
 Hear = Callable[[Address, bytes, float], None]

@@ -19,6 +19,7 @@ from fabric.core.effects import (
     DrainOutput,
     Effect,
     Exit,
+    KillRunning,
     MeasureMemory,
     RecycleSegment,
     StartWorker,
@@ -137,6 +138,8 @@ class NodeProcess:
                 self.workers.start(worker)
             case StopWorker(worker):
                 self.workers.kill(worker)
+            case KillRunning(worker, lease, number):
+                self.workers.kill_running(worker, lease, number)
             case CreateSegment(segment, nbytes):
                 self._create_segment(segment, nbytes)
             case RecycleSegment(segment, generation):

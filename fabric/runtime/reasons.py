@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 
 from fabric.core.client.calls import PendingCall
 from fabric.core.client.client import ClientMachine
+from fabric.core.client.reasons import REASONS
 from fabric.core.node.resources import amounts_text
-from fabric.ids import CALL_ID_BYTES, CallId, ObjectId
+from fabric.ids import ObjectId, call_of
 from fabric.protocol.values import Shape
 
 NAMES_MAX = 3
@@ -30,23 +31,14 @@ def why_waiting(machine: ClientMachine, awaited: Iterable[ObjectId]) -> str:
 
 
 def _reason(machine: ClientMachine, object_id: ObjectId) -> str:
-    call = machine.calls.pending.get(CallId(object_id[:CALL_ID_BYTES]))
+    reason = machine.reason_of(object_id)
+    text = REASONS[reason]
+    call = machine.calls.pending.get(call_of(object_id))
     if call is None:
-        return "a value of another process"
-    name = _name(machine, call)
-    if call.missing:
-        return f"{name} (waits for its arguments)"
-    if call.actor_id is not None:
-        channel = machine.actors.channels.get(call.actor_id)
-        view = channel.view if channel is not None else None
-        is_there = view is not None and view.state == "alive"
-        return (
-            f"{name} ({'is at or before its actor' if is_there else 'its actor is not there yet'})"
-        )
-    if call.lease:
-        return f"{name} (is at its worker)"
-    shape = machine.tasks.leases.queues[call.queue_key].shape
-    return f"{name} (waits for a worker with {_amounts(shape)})"
+        return text
+    if reason == "worker":
+        text += f" with {_amounts(machine.tasks.leases.queues[call.queue_key].shape)}"
+    return f"{_name(machine, call)} ({text})"
 
 
 def _held(machine: ClientMachine) -> Iterable[str]:

@@ -15,7 +15,8 @@ from fabric.core.endpoint import Endpoint
 from fabric.core.events import Event, Leave, PeerLost
 from fabric.exceptions import ClusterError
 from fabric.ids import Address, address, call_id
-from fabric.protocol.messages import AnyMessage, GetView, UnregisterClient, View
+from fabric.protocol.cluster import GetView, View
+from fabric.protocol.messages import AnyMessage, UnregisterClient
 from fabric.runtime import sockets
 from fabric.runtime.loop import Loop
 

@@ -17,8 +17,17 @@ from typing import Any
 import msgspec
 
 from fabric.config import Limits
-from fabric.context import running
-from fabric.core.effects import BecomeActor, Effect, Exit, Learn, LetGo, Run, WriteSegment
+from fabric.context import Interrupted, running
+from fabric.core.effects import (
+    BecomeActor,
+    Effect,
+    Exit,
+    Interrupt,
+    Learn,
+    LetGo,
+    Run,
+    WriteSegment,
+)
 from fabric.core.endpoint import Endpoint
 from fabric.core.events import (
     ActorMade,
@@ -26,18 +35,20 @@ from fabric.core.events import (
     CallOverran,
     CallRan,
     CallResumed,
+    CancelSince,
     Quit,
     SegmentWritten,
     WantSegment,
 )
 from fabric.core.sizes import segment_bytes
-from fabric.core.worker import WorkerMachine
+from fabric.core.worker import CANCELLED, WorkerMachine
 from fabric.ids import Address, CallId, Incarnation, ObjectId, address, incarnation_of, object_id
 from fabric.images import Dumped
 from fabric.protocol.values import Call, CallDone, Failure, JobSpec, Sealed, Value
 from fabric.runtime import client as clients
 from fabric.runtime import sockets
 from fabric.runtime.execution import EXITED, Execution, Outcome
+from fabric.runtime.interrupts import Interrupts
 from fabric.runtime.loop import Loop
 from fabric.runtime.poke import Poke
 from fabric.runtime.segments import SegmentMoved, SegmentWriter, segment_path, store_full
@@ -87,11 +98,15 @@ class WorkerShell:
         self._garbage: list[Any] = []
         self._heard_at = self._ended_at = 0.0
         self._caller, self._caller_id = Address(""), Incarnation(b"")  # of the last call
+        self._client: clients.Client | None = None
+        self._first_call = 0  # numbers from here on are of calls that the running one has made
+        self.interrupts = Interrupts()
         self.watchdog = Watchdog(self)
         clients.use_in_worker(self._new_client)
 
     def run(self) -> None:
         """Hear, run, speak, until told to end."""
+        self.interrupts.install()
         self.watchdog.start()
         self.watchdog.loop_lock.acquire()
         while not self.is_over:
@@ -144,9 +159,10 @@ class WorkerShell:
         client = clients.client_or_none()
         if client is not None:
             client.depth = run.depth + 1
+            self._first_call = client.next_number()
         started = self.watchdog.lend_loop()
         self.word.start(self._caller_id, run.lease, call.number, started)
-        outcomes = self.execution.run(run)
+        outcomes = self._run_user_code(run)
         if (
             self.execution.exit is not None
         ):  # like a crash: the shared word says that it was running
@@ -166,6 +182,17 @@ class WorkerShell:
             values = tuple(self._value(call, index, one) for index, one in enumerate(outcomes))
         duration_us = int((ended - started) * 1e6)
         return CallRan(CallDone(call.call_id, call.attempt, values, duration_us, contained))
+
+    def _run_user_code(self, run: Run) -> list[Outcome]:
+        """The part of a call that may be interrupted, at any of its instructions."""
+        try:
+            self.interrupts.enter(run.call.call_id)
+            try:
+                return self.execution.run(run)
+            finally:
+                self.interrupts.leave()
+        except Interrupted:  # where nothing of the user's was there to catch it
+            return [CANCELLED] * run.call.returns
 
     def _hand_over(
         self, call_id: CallId, outcomes: list[Outcome]
@@ -224,7 +251,13 @@ class WorkerShell:
         job = self.execution.job
         if job is None:
             raise RuntimeError("a worker has no client before its first job")
-        return new_worker_client(self.launch, job, self.store_directory, self.watchdog)
+        with self.interrupts.shielded():
+            if self._client is None:  # else an interrupt came just after it was made
+                self._client = new_worker_client(
+                    self.launch, job, self.store_directory, self.watchdog
+                )
+                self._client.start()
+        return self._client
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -237,6 +270,11 @@ class WorkerShell:
             case LetGo(call_ids):
                 # what ends here may be anything, so it ends on the main thread, between calls
                 self._garbage += [self._handed.pop(CallId(one), None) for one in call_ids]
+            case Interrupt(call_id, is_recursive):
+                self.interrupts.interrupt(call_id)
+                client = clients.client_or_none()
+                if is_recursive and client is not None:
+                    client.tell(CancelSince(self._first_call))
             case Exit(reason):
                 self._end(reason)
             case _:
@@ -304,12 +342,13 @@ class Watchdog:
     def _tell(self, event: CallBlocked | CallResumed) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        started = self._started_at
-        self.take_loop()
-        self.worker.loop.tell(event)
-        self.worker.loop.turn(0.0)
-        self.loop_lock.release()
-        self._started_at = started
+        with self.worker.interrupts.shielded():
+            started = self._started_at
+            self.take_loop()
+            self.worker.loop.tell(event)
+            self.worker.loop.turn(0.0)
+            self.loop_lock.release()
+            self._started_at = started
 
     # the watchdog's own thread
 

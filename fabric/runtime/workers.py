@@ -42,6 +42,9 @@ VICTIM_SHARE = 0.05
 KILL_PATIENCE_S = 5.0
 """What was killed is gone after this long, or stuck in the kernel."""
 
+STOP_PATIENCE_S = 0.1
+"""A process that was told to stand still does so after this long, or is stuck in the kernel."""
+
 log = logging.getLogger("fabric.workers")
 
 
@@ -155,6 +158,28 @@ class WorkerProcesses:
             return
         with contextlib.suppress(ProcessLookupError):  # dead, and about to be found so
             signal.pidfd_send_signal(worker.pidfd, number)
+
+    def kill_running(self, incarnation: Incarnation, lease: int, number: int) -> bool:
+        """Kill that worker if it runs that very call; it stands still while its word is read.
+
+        Otherwise it might begin its next call between the look and the blow.
+        """
+        worker = self._workers.get(incarnation)
+        if worker is None or worker.pid == 0:
+            return False
+        with contextlib.suppress(ProcessLookupError):  # dead, and about to be found so
+            signal.pidfd_send_signal(worker.pidfd, signal.SIGSTOP)
+        _wait_until_stopped(worker.pidfd)
+        is_running = any(
+            (one.lease, one.number, one.finished) == (lease, number, False)
+            for one in self._words.progress(worker.launch.slot)
+        )
+        if is_running:
+            self.kill(incarnation)
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(worker.pidfd, signal.SIGCONT)
+        return is_running
 
     def _launch(
         self, incarnation: Incarnation, slot: int, stdout_path: str, stderr_path: str
@@ -338,6 +363,14 @@ class WorkerProcesses:
             self._epoll.poll(left_s)
             exits += self.ended()
         return exits
+
+
+def _wait_until_stopped(pidfd: int) -> None:
+    """Until no thread of it runs; one that is stuck in the kernel begins no call either."""
+    deadline = time.monotonic() + STOP_PATIENCE_S
+    options = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while os.waitid(os.P_PIDFD, pidfd, options) is None and time.monotonic() < deadline:
+        time.sleep(0.0005)
 
 
 def _kill_group(group: int) -> None:

@@ -11,16 +11,11 @@ from typing import TYPE_CHECKING, Any
 from fabric.core.effects import BecomeActor, Run
 from fabric.core.events import Event, KillActor, MakeActor, Submit, SubmitToActor
 from fabric.ids import ActorId, Address, CallId, ObjectId, call_of, owner_address, owner_of
-from fabric.protocol.messages import (
-    ActorChanged,
-    NodeJoined,
-    OutputWritten,
-    View,
-    ViewChanged,
-    WorkerDied,
-)
+from fabric.protocol.cluster import NodeJoined, View, ViewChanged
+from fabric.protocol.messages import ActorChanged, OutputWritten, WorkerDied
 from fabric.protocol.records import ActorRecord, Record
 from fabric.protocol.values import ActorView, Failure, Sealed, Value
+from tests.sim.cancels import Cancels
 from tests.sim.refs import Content, decoded
 from tests.sim.world import Violation
 
@@ -98,6 +93,12 @@ class Executions:
             allowed += self.free_retries
         if 0 <= allowed < self.count[call.call_id] - 1:
             raise Violation(f"I6: {call.call_id.hex()} runs oftener than {allowed} retries allow")
+
+    def killed(self, place: Address) -> None:
+        """A worker is ended for a cancelled call: what else it had run may run again, for free."""
+        for (call, _), where in self.attempts.items():
+            if where == place and self.allowed.get(call, -1) > 0:
+                self.allowed[call] += 1
 
     def failed(self, name: ObjectId, failure: Failure) -> None:
         """A call failed: with a crash only if it had begun."""
@@ -228,6 +229,7 @@ class Checkers:
         self.executions = Executions()
         self.actor_order = ActorOrder()
         self.memory = Memory()
+        self.cancels = Cancels(simulation)
         self.output = Output()
         self.calls = 0
 
@@ -247,6 +249,7 @@ class Checkers:
             self.simulation.has_lost_clients = True
         self.executions.told(event)
         self.actor_order.told(event)
+        self.cancels.told(client, event)
         self.calls += isinstance(event, Submit | SubmitToActor)
 
     def resolved(self, client: "Client", name: ObjectId, value: Value) -> None:
@@ -255,6 +258,7 @@ class Checkers:
         self.actor_order.resolved(client, name, value)
         if isinstance(value, Failure):
             self.executions.failed(name, value)
+            self.cancels.failed(name, value)
             if value.kind == "object_lost" and client.refs.find(name) is not None:
                 self._may_be_lost(client, name, value.text)
 
@@ -278,6 +282,7 @@ class Checkers:
     def began(self, worker: "Worker", run: Run) -> None:
         """A call begins: under a lease that its node counts, or as its actor's."""
         self.executions.began(worker.address, run)
+        self.cancels.began(run)
         self.actor_order.began(worker, run)
         node = self.simulation.node
         if node.is_alive:
@@ -320,6 +325,8 @@ class Checkers:
         left = [one for one in objects.borrowed if one not in in_use]
         if not self.simulation.node.is_alive:
             return  # without its node a client has nobody to tell, and nothing to keep
+        if machine.calls.over:
+            raise Violation(f"L3: {shell.address} waits for cancelled {list(machine.calls.over)}")
         if machine.calls.pending:
             raise Violation(f"L1: {shell.address} still waits for {list(machine.calls.pending)}")
         still = {

@@ -10,12 +10,13 @@ from typing import Any
 
 from fabric.core.client.actors import Actors
 from fabric.core.client.calls import PendingCall
+from fabric.core.client.cancels import Cancels
 from fabric.core.client.client import ClientMachine
 from fabric.core.client.objects import Objects
 from fabric.core.client.references import References
 from fabric.core.client.tasks import Tasks
 from fabric.core.control.control import ControlMachine
-from fabric.core.effects import Commit, Send
+from fabric.core.effects import Commit, Interrupt, Resolve, Send
 from fabric.core.endpoint import Endpoint
 from fabric.core.link import Link
 from fabric.core.node.demands import Demands
@@ -148,6 +149,42 @@ def repeats_keep_their_attempt() -> Change:
     return PendingCall, "charge", charge
 
 
+def interrupts_whatever_runs() -> Change:
+    """A cancel strikes the running call, whichever it is."""
+
+    def on_cancel_calls(self: Any, caller: Any, message: Any, now: float) -> list[Any]:
+        running = self.running
+        effects = list(original(self, caller, message, now))
+        if running is not None and not any(type(one) is Interrupt for one in effects):
+            effects.append(Interrupt(running.call.call_id, False))
+        return effects
+
+    original: Any = WorkerMachine.on_cancel_calls
+    return WorkerMachine, "on_cancel_calls", on_cancel_calls
+
+
+def cancels_without_telling() -> Change:
+    """Who waits for what was cancelled is not told."""
+
+    def end(self: Any, call: Any, *given: Any) -> list[Any]:
+        effects = original(self, call, *given)
+        return [one for one in effects if type(one) is not Resolve]
+
+    original: Any = Cancels._end
+    return Cancels, "_end", end
+
+
+def cancelled_calls_hold_for_ever() -> Change:
+    """What a cancelled call was given is never let go."""
+
+    def gone(self: Any, call: Any, *, may_have_sealed: bool) -> list[Any]:
+        call.holds = ()
+        return list(original(self, call, may_have_sealed=may_have_sealed))
+
+    original: Any = Cancels.gone
+    return Cancels, "gone", gone
+
+
 def release_before_add_borrower() -> Change:
     """Whoever hands a ref over lets go of it before the owner has heard of who got it."""
 
@@ -197,21 +234,24 @@ def refs_of_unfinished_calls_are_not_counted() -> Change:
 
 
 MUTANTS: tuple[tuple[Callable[[], Change], int, str], ...] = (
-    (link_hears_repeated_frames, 9, "I6: attempt 1 of .* runs again"),
-    (link_repeats_nothing, 1, "L1: "),
-    (speaks_before_durable, 22, "I2: "),
-    (decides_before_drained, 23, "drain: "),
-    (worker_runs_recalled_calls, 4, "I4: "),
-    (charges_what_never_started, 38, "I6: .* was charged for an attempt that never began"),
-    (failed_arguments_use_a_number, 49, "L1: "),
+    (link_hears_repeated_frames, 5, "I6: attempt 1 of .* runs again"),
+    (link_repeats_nothing, 16, "L1: "),
+    (speaks_before_durable, 2, "I2: "),
+    (decides_before_drained, 43, "drain: "),
+    (worker_runs_recalled_calls, 0, "I4: "),
+    (charges_what_never_started, 1, "I6: .* was charged for an attempt that never began"),
+    (failed_arguments_use_a_number, 63, "L1: "),
     (share_returns_twice, 0, "a machine.s own invariant: CPU: .* free, .* leased"),
-    (releases_are_ignored, 24, "I7: .* still owns"),
-    (repeats_keep_their_attempt, 4, "I6: attempt 1 of .* runs again"),
-    (release_before_add_borrower, 51, "I7: .* is lost for"),
+    (releases_are_ignored, 0, "I7: .* still owns"),
+    (repeats_keep_their_attempt, 1, "I6: attempt 1 of .* runs again"),
+    (release_before_add_borrower, 0, "I7: .* is lost for"),
     (epoch_is_not_kept, 2, "I2: .* is in epoch"),
     (acknowledgements_are_ignored, 5, "L3: .* still talks to"),
     (later_requests_are_ignored, 0, "L1: "),
-    (refs_of_unfinished_calls_are_not_counted, 489, "I7: .* is lost for"),
+    (refs_of_unfinished_calls_are_not_counted, 307, "I7: .* is lost for"),
+    (interrupts_whatever_runs, 170, ".* is interrupted, and nobody cancelled it"),
+    (cancels_without_telling, 1, "L1: .* is cancelled, and a get would wait"),
+    (cancelled_calls_hold_for_ever, 9, "I7: .* still owns"),
 )
 """Each with a seed that finds it, and the invariant that says so."""
 

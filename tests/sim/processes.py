@@ -1,28 +1,25 @@
-"""Processes of the model: drivers, workers, the node and the control store, and how they die.
+"""Processes of the model: drivers, workers and the node, and how they die.
 
 Each is one or two shells around machines imported as they are shipped. A process that dies takes
-its memory along; what it had said may still arrive, its shared word is read by the node, and a
-control store comes back from what its journal had written, under a new epoch.
+its memory along; what it had said may still arrive, and its shared word is read by the node. The
+control store is in `journals`.
 """
 
 from functools import partial
 from random import Random
 from typing import Any
 
-import msgspec
-
-from fabric.core.control.control import ControlMachine
 from fabric.core.effects import (
     BecomeActor,
-    Commit,
     CreateSegment,
     DrainOutput,
     Effect,
     Exit,
+    Interrupt,
+    KillRunning,
     Learn,
     LetGo,
     MeasureMemory,
-    Publish,
     RecycleSegment,
     Run,
     StartWorker,
@@ -36,6 +33,7 @@ from fabric.core.events import (
     Ask,
     CallOverran,
     CallRan,
+    CancelSince,
     OutputDrained,
     Register,
     SegmentRecycled,
@@ -55,7 +53,6 @@ from fabric.ids import (
     object_id,
 )
 from fabric.protocol.messages import DefineJob, FlushOutput
-from fabric.protocol.records import EpochRecord, Record
 from fabric.protocol.values import (
     UNIT,
     CallDone,
@@ -68,8 +65,6 @@ from tests.sim import programs
 from tests.sim.memory import measured
 from tests.sim.refs import SimRef
 from tests.sim.shells import Blocking, Client, Shell, Thread, write
-
-Tables = dict[str, dict[bytes, Record]]
 
 
 class SimProcess:
@@ -158,6 +153,10 @@ class Worker(Shell):
         self.word: dict[tuple[bytes, int], tuple[int, bool]] = {}
         self.began_at = 0.0
         self.life = 0
+        self.thread: Thread | None = None  # of the running call
+        self.run: Run | None = None
+        self.struck = b""  # the call that was last to be interrupted
+        self.first_call = 0  # numbers from here on are of calls that the running one has made
         place = address("w", process.me)
         machine = WorkerMachine(place, node, process.simulation.limits, pid=process.pid)
         super().__init__(process, place, machine)
@@ -178,6 +177,11 @@ class Worker(Shell):
             for call in effect.call_ids:
                 for ref in self.handed.pop(call, ()):
                     self.home.client.refs.drop(ref)
+        elif isinstance(effect, Interrupt):
+            self.struck = effect.call_id
+            self.world.after(self.world.delay(1e-5), self._strike)
+            if effect.is_recursive and self.home.has_client and self.run is not None:
+                self.home.client.tell_client(CancelSince(self.first_call))
         elif isinstance(effect, Exit):
             self.world.after(self.world.delay(1e-3), self.home.leave)
         else:
@@ -196,14 +200,27 @@ class Worker(Shell):
         client = self.home.client
         started = self.world.now
         program = programs.body(client, call.call_id, call.attempt, self.life, call.args)
+        self.run, self.first_call = run, client.refs.numbers + 1
 
         def ended(outcomes: Any) -> None:
+            self.thread = None
             self.word[caller, run.lease] = (call.number, True)
             has_refs = any(refs for _, refs in outcomes)
             self._register(lambda: self._answer(run, outcomes, [], started), has_refs)
 
         self.world.after(self.limits.window_s + 0.01, self._overran, run)
         self._start(program, ended)
+        self._strike()
+
+    def _strike(self) -> None:
+        """Interrupt the code of the call that is to be, if it runs; once."""
+        thread, run = self.thread, self.run
+        if thread is None or run is None or run.call.call_id != self.struck or thread.is_struck:
+            return
+        if self._may_go(self._strike):
+            thread.is_struck = True
+            self.simulation.checkers.cancels.interrupted(run)
+            thread.interrupt()
 
     def _print(self) -> None:
         """Some lines, as the node's process would tell them."""
@@ -223,7 +240,9 @@ class Worker(Shell):
     def _start(self, program: Any, ended: Any) -> None:
         client = self.home.client
         blocking = Blocking(self)
-        Thread(client, program, ended, writer=self, blocking=blocking, process=self.home).advance()
+        thread = Thread(client, program, ended, writer=self, blocking=blocking, process=self.home)
+        self.thread = thread
+        thread.advance()
 
     def _overran(self, run: Run) -> None:
         if self.is_alive and self.machine.running is run:
@@ -281,6 +300,7 @@ class Worker(Shell):
         self.simulation.checkers.actor_began(self, effect)
 
         def ended(outcomes: Any) -> None:
+            self.thread = None
             failure = next((one for one, _ in outcomes if isinstance(one, Failure)), None)
             self._register(lambda: self.tell(ActorMade(failure)))
 
@@ -297,6 +317,11 @@ class WorkerProcess(SimProcess):
         self.job = JobSpec(JobId(b""), (), "", "")
         self._client: Client | None = None
         self.worker = Worker(self, node.address)
+
+    @property
+    def has_client(self) -> bool:
+        """It has needed one."""
+        return self._client is not None
 
     @property
     def client(self) -> Client:
@@ -355,6 +380,8 @@ class Node(Shell):
             self.world.after(self.world.delay(2e-3), self.home.start, effect.worker)
         elif isinstance(effect, StopWorker):
             self.world.after(self.world.delay(1e-4), self.home.stop, effect.worker)
+        elif isinstance(effect, KillRunning):
+            self.world.after(self.world.delay(1e-4), self.home.kill_running, effect)
         elif isinstance(effect, CreateSegment):
             store.create(effect.segment, effect.nbytes)
         elif isinstance(effect, RecycleSegment):
@@ -406,6 +433,19 @@ class NodeProcess(SimProcess):
             return
         self.workers[me] = WorkerProcess(self.simulation, me, self)
 
+    def kill_running(self, effect: KillRunning) -> None:
+        """A worker is killed if its word says so."""
+        worker = self.workers.get(effect.worker)
+        word = worker.worker.word if worker is not None else {}
+        is_running = any(
+            lease == effect.lease and at == (effect.number, False)
+            for (_, lease), at in word.items()
+        )
+        if worker is not None and is_running:
+            self.world.fault("cancelled call killed")
+            self.simulation.checkers.executions.killed(worker.worker.address)
+            worker.crash()
+
     def stop(self, me: Incarnation) -> None:
         """It is killed."""
         worker = self.workers.get(me)
@@ -419,83 +459,3 @@ class NodeProcess(SimProcess):
         self.world.has_node = False
         for worker in list(self.workers.values()):
             worker.crash()
-
-
-class Control(Shell):
-    """A control machine and its journal."""
-
-    def __init__(self, process: "ControlProcess", machine: ControlMachine, place: Address) -> None:
-        self.home = process
-        self.commits = 0
-        super().__init__(process, place, machine)
-
-    def perform(self, effect: Effect) -> None:
-        """Write and publish."""
-        if isinstance(effect, Commit):
-            self.commits += 1
-            self.home.commit(effect.rows)
-        elif isinstance(effect, Publish):
-            node = self.simulation.node.shell
-            message = effect.message
-            self.network.publish([node], lambda party: node.hear_published(message, self.address))
-        else:
-            super().perform(effect)
-
-
-class ControlProcess(SimProcess):
-    """The control store: what is written survives it."""
-
-    def __init__(self, simulation: Any, tables: Tables) -> None:
-        super().__init__(simulation, simulation.incarnation())
-        self.tables = tables
-        self.journal: list[Any] = []  # not written yet
-        self.durable = 0
-        self.is_writing = False
-        last = tables.get("meta", {}).get(b"epoch")
-        epoch = last.epoch + 1 if isinstance(last, EpochRecord) else 1
-        machine = ControlMachine(
-            epoch,
-            "sim",
-            tables,
-            simulation.limits,
-            self.world.now + self.offset_s,
-            Random(self.world.random.random()),
-        )
-        self.address = address("s", self.me)
-        self.shell = Control(self, machine, self.address)
-
-    def commit(self, rows: Any) -> None:
-        """Write that; what comes meanwhile is the next group."""
-        self.journal.append(rows)
-        if not self.is_writing:
-            self._write()
-
-    def _write(self) -> None:
-        self.is_writing = True
-        delay_s = self.world.delay(self.world.draw.commit_s)
-        self.world.after(delay_s, self._written, len(self.journal))
-
-    def _written(self, count: int) -> None:
-        if not self.is_alive:
-            return
-        self._apply(count)
-        self.shell.committed(self.durable)
-        self.is_writing = False
-        if self.journal:
-            self._write()
-
-    def _apply(self, count: int) -> None:
-        for rows in self.journal[:count]:
-            self.durable += 1
-            for table, key, record in rows:
-                if record is None:
-                    self.tables.setdefault(table, {}).pop(key, None)
-                else:
-                    copy = msgspec.msgpack.decode(msgspec.msgpack.encode(record), type=type(record))
-                    self.tables.setdefault(table, {})[key] = copy
-        del self.journal[:count]
-
-    def on_end(self, is_orderly: bool) -> None:
-        """Some of what was not synced may have reached the disk; then another takes over."""
-        self._apply(self.world.random.randint(0, len(self.journal)))
-        self.world.after(self.world.delay(0.05), self.simulation.restart_control, self.tables)

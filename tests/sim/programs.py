@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fabric.core.events import DefineLocally, KillActor, MakeActor, Submit, SubmitToActor
+from fabric.core.events import (
+    DefineLocally,
+    KillActor,
+    MakeActor,
+    Submit,
+    SubmitToActor,
+)
 from fabric.ids import ActorId, CallId, FunctionId, ObjectId, object_id
 from fabric.protocol.messages import GetNamedActor
 from fabric.protocol.values import UNIT, ActorSpec, Failure, Sealed, Shape
+from tests.sim.cancels import Interrupted, cancel
 from tests.sim.refs import Content, SimRef, encoded
 
 if TYPE_CHECKING:
@@ -28,6 +35,9 @@ FREE = Shape(())
 HALF = Shape((("CPU", UNIT // 2),))
 IMPOSSIBLE = Shape((("GPU", UNIT),))
 NAMES = ("anna", "bert")
+
+STUBBORN_S = 2.0
+"""Code that does not let itself be interrupted takes so much longer."""
 
 
 class Plan(msgspec.Struct, array_like=True):
@@ -50,6 +60,9 @@ class Plan(msgspec.Struct, array_like=True):
     retries: int = 3
     calls: int = 0  # of the actors nested in its arguments
     makes: bool = False  # an actor of its own, and calls it
+    cancels: bool = False  # its first child, or a ref nested in its arguments
+    is_stubborn: bool = False  # goes on when it is interrupted
+    timeout_s: float | None = None
 
 
 class Args(msgspec.Struct, array_like=True):
@@ -127,7 +140,11 @@ def submit(
     call = client.refs.next_call()
     refs = client.refs.results(call, plan.returns)
     client.tell_client(
-        Submit(call, FUNCTION, shape, args, values, names, plan.returns, plan.retries, client.depth)
+        Submit(
+            *(call, FUNCTION, shape, args, values, names, plan.returns, plan.retries),
+            client.depth,
+            plan.timeout_s,
+        )
     )
     return [client.refs.hold(one) for one in refs]
 
@@ -187,13 +204,35 @@ def body(client: "Client", call: CallId, attempt: int, life: int, raw: bytes) ->
     plan = args.plan
     nested = [client.refs.hold(client.refs.revive(ObjectId(one))) for one in args.nested]
     actors = [client.refs.hold(client.refs.revive(ObjectId(one))) for one in args.actors]
+    children: list[SimRef] = []
+    try:
+        yield from code(client, plan, attempt, nested, actors, children)
+    except Interrupted:
+        if plan.is_stubborn:
+            yield Sleep(STUBBORN_S)
+        for one in (*nested, *actors, *children):
+            client.refs.drop(one)
+        return [(Failure("task", "interrupted"), []) for _ in range(plan.returns)]
+    return results(client, plan, (call, attempt, life), nested, actors, children)
+
+
+def code(
+    client: "Client",
+    plan: Plan,
+    attempt: int,
+    nested: list[SimRef],
+    actors: list[SimRef],
+    children: list[SimRef],
+) -> Program:
+    """What a call does until it has its results."""
     yield Sleep(plan.duration_s / 2)
     if attempt <= plan.crashes:
         yield Crash()
     if plan.reads and nested:
         nested += yield Get(list(nested))
     handed = nested[:2] if plan.hands else []
-    children = [ref for child in plan.children for ref in submit(client, child, [], handed, [])]
+    for child in plan.children:
+        children += submit(client, child, [], handed, [])
     for actor in actors:
         for _ in range(plan.calls):
             children += submit_to(client, actor, Plan(retries=0), [], [], [])
@@ -201,6 +240,8 @@ def body(client: "Client", call: CallId, attempt: int, life: int, raw: bytes) ->
         own = make_actor(client, Plan(), [], [])
         children += submit_to(client, own, Plan(retries=0), [], [], [])
         client.refs.drop(own)
+    if plan.cancels and (children or nested):
+        cancel(client, (*children, *nested)[0], Random(plan.nbytes + plan.retries))
     if plan.waits and children:
         nested += yield Get(list(children))
     if plan.drops:
@@ -208,8 +249,20 @@ def body(client: "Client", call: CallId, attempt: int, life: int, raw: bytes) ->
             client.refs.drop(one)
         del nested[::2]
     yield Sleep(plan.duration_s / 2)
+
+
+def results(
+    client: "Client",
+    plan: Plan,
+    run: tuple[CallId, int, int],
+    nested: list[SimRef],
+    actors: list[SimRef],
+    children: list[SimRef],
+) -> list[tuple[Any, list[SimRef]]]:
+    """Its outcomes; what it has held is let go."""
+    call, attempt, life = run
     inner = (children if plan.passes else []) + (nested if plan.returns_nested else [])
-    outcomes = []
+    outcomes: list[tuple[Any, list[SimRef]]] = []
     for index in range(plan.returns):
         held = [client.refs.hold(one) for one in inner] if index == 0 else []
         for one in held:
@@ -255,6 +308,9 @@ def draw_plan(random: Random, depth: int, crash_p: float, is_roomy: bool) -> Pla
         retries=random.choice((0, 1, 3, 3, -1)),
         calls=random.choice((0, 1, 2)),
         makes=is_roomy and depth > 0 and some() < 0.1,
+        cancels=some() < 0.1,
+        is_stubborn=some() < 0.2,
+        timeout_s=random.choice((0.01, 0.2)) if some() < 0.05 else None,
     )
 
 
@@ -277,7 +333,7 @@ class Driver:
     def run(self) -> Program:
         """The whole program."""
         random = self.random
-        verbs = (self.call, self.call, self.put, self.get, self.drop, self.sleep)
+        verbs = (self.call, self.call, self.put, self.get, self.drop, self.sleep, self.cancel)
         actor_verbs = (self.make, self.call_actor, self.call_actor, self.kill, self.find)
         has_actors = self.workers_max > 8 and random.random() < 0.8
         for _ in range(self.steps):
@@ -358,6 +414,12 @@ class Driver:
         for ref in refs:
             items.remove(ref)
         self.forget(refs)
+        yield Sleep(0.0)
+
+    def cancel(self) -> Program:
+        """Some are not wanted after all."""
+        for ref in self.pick(self.variables, 2):
+            cancel(self.client, ref, self.random)
         yield Sleep(0.0)
 
     def sleep(self) -> Program:

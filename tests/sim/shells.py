@@ -34,11 +34,12 @@ from fabric.core.events import (
     SegmentWritten,
     WantSegment,
 )
-from fabric.core.machine import Machine
+from fabric.core.machine import Machine, WordError
 from fabric.ids import Address, FunctionId, ObjectId, address, incarnation_of
-from fabric.protocol.messages import ViewChanged
+from fabric.protocol.cluster import ViewChanged
 from fabric.protocol.values import Failure, JobSpec, Sealed, Value
 from tests.sim import programs
+from tests.sim.cancels import Interrupted
 from tests.sim.refs import Refs, SimRef, decoded
 from tests.sim.world import Violation
 
@@ -69,7 +70,10 @@ class Witness:
         shell.world.counts[f"message {type(message).__name__}"] += 1
         shell.world.trace.note(shell.world.now, source, shell.address, message)
         shell.simulation.checkers.heard(shell, source, message)
-        return self._machine.handle(source, message, now)
+        try:
+            return self._machine.handle(source, message, now)
+        except WordError as error:  # nobody lies here
+            raise Violation(str(error)) from error
 
 
 class Shell:
@@ -317,23 +321,41 @@ class Thread:
         self.writer = writer or client
         self.blocking = blocking
         self.waiting_for: dict[ObjectId, None] = {}
+        self.held: list[SimRef] = []  # while it waits for them
         self.is_blocked = False
+        self.is_struck = False  # its code was interrupted, which happens once
         self._waits = 0
 
-    def advance(self, answer: Any = None) -> None:
+    def interrupt(self) -> None:
+        """Its code is struck where it waits or sleeps."""
+        self._waits += 1
+        self.waiting_for = {}
+        if self.is_blocked and self.blocking is not None:
+            self.is_blocked = False
+            self.blocking.on_resumed()
+        held, self.held = self.held, []
+        for ref in held:
+            self.client.refs.drop(ref)
+        self._go_on(lambda: self.program.throw(Interrupted()))
+
+    def advance(self, answer: Any = None, wait: int | None = None) -> None:
         """Run until it waits."""
-        if not self.process.is_alive:
+        if not self.process.is_alive or (wait is not None and wait != self._waits):
             return
         if self.process.paused_until > self.world.now:
-            self.world.at(self.process.paused_until, self.advance, answer)
+            self.world.at(self.process.paused_until, self.advance, answer, self._waits)
             return
+        self._go_on(lambda: self.program.send(answer))
+
+    def _go_on(self, resume: Callable[[], Any]) -> None:
+        self._waits += 1
         try:
-            step = self.program.send(answer)
+            step = resume()
         except StopIteration as end:
             self.ended(end.value)
             return
         if isinstance(step, programs.Sleep):
-            self.world.after(step.duration_s, self.advance)
+            self.world.after(step.duration_s, self.advance, None, self._waits)
         elif isinstance(step, programs.Get):
             self._get(step.refs)
         elif isinstance(step, programs.Write):
@@ -354,11 +376,14 @@ class Thread:
 
     def _get(self, refs: list[SimRef]) -> None:
         self._waits += 1
-        held = [self.client.refs.hold(one) for one in refs]
+        wait = self._waits
+        held = self.held = [self.client.refs.hold(one) for one in refs]
         pending = {one.object_id: one for one in held if one.value is None}
         self.waiting_for = dict.fromkeys(pending)
 
         def resolved(ref: SimRef) -> None:
+            if wait != self._waits:
+                return
             self.waiting_for.pop(ref.object_id, None)
             if not self.waiting_for:
                 self.advance_soon_with(held)
@@ -380,11 +405,16 @@ class Thread:
 
     def advance_soon_with(self, held: list[SimRef]) -> None:
         """The wait is over: read, then go on."""
-        self.world.after(self.world.delay(self.world.draw.turn_s), self._read_all, held)
+        delay_s = self.world.delay(self.world.draw.turn_s)
+        self.world.after(delay_s, self._read_all, held, self._waits)
 
-    def _read_all(self, held: list[SimRef]) -> None:
-        if not self.process.is_alive:
+    def _read_all(self, held: list[SimRef], wait: int) -> None:
+        if not self.process.is_alive or wait != self._waits:
             return
+        if self.process.paused_until > self.world.now:
+            self.world.at(self.process.paused_until, self._read_all, held, wait)
+            return
+        self.held = []
         if self.is_blocked and self.blocking is not None:
             self.is_blocked = False
             self.blocking.on_resumed()

@@ -7,14 +7,13 @@ in `faults`.
 from fabric.core.events import ControlMoved, ProcessEnded
 from fabric.ids import Address, Incarnation
 from tests.sim.checkers import Checkers
+from tests.sim.journals import ControlProcess, Tables
 from tests.sim.network import Network
 from tests.sim.processes import (
-    ControlProcess,
     DriverProcess,
     Node,
     NodeProcess,
     SimProcess,
-    Tables,
 )
 from tests.sim.shells import Shell
 from tests.sim.store import StoreFiles

@@ -84,6 +84,8 @@ def draw_limits(random: Random) -> Limits:
         worker_idle_s=pick((0.02, 0.5, 60.0)),
         blocked_after_s=pick((0.0, 0.005)),
         answer_delay_s=pick((0.0, 0.001, 0.02)),
+        cancel_grace_s=pick((0.05, 1.0)),
+        cancel_forced_s=pick((0.0, 0.1)),
         unschedulable_grace_s=pick((0.0, 0.5)),
         store_full_grace_s=pick((0.05, 0.3)),
         segment_warm_s=pick((0.0, 0.2, 5.0)),

@@ -7,6 +7,7 @@ from fabric.core.events import (
     Await,
     CallBlocked,
     CallResumed,
+    Cancel,
     DefineLocally,
     Drop,
     Hold,
@@ -126,6 +127,26 @@ def nested_get() -> str:
     wires.ran(wires.worker(2), b"inner answer")
     wires.tell(worker, CallResumed())
     wires.ran(worker, b"outer answer")
+    return wires.text()
+
+
+def cancelled_calls() -> str:
+    """Of three calls at a worker one runs and one waits when they are cancelled."""
+    wires = Wires(cpus=1)
+    driver = wires.driver()
+    _define(wires, driver)
+    wires.tell(driver, _submit(driver, 1))
+    worker = wires.worker(1)
+    wires.ran(worker, b"one answer")
+    wires.note("measured by now, so several calls are on their way at a time")
+    for number in (2, 3, 4):
+        wires.tell(driver, _submit(driver, number))
+    wires.note("the one in the middle is skipped")
+    wires.tell(driver, Cancel(b"", _result(driver, 3), False, True))
+    wires.note("the running one is interrupted; whoever waits for it waits no more")
+    wires.tell(driver, Cancel(b"", _result(driver, 2), False, True))
+    wires.ran(worker, b"nobody wants it")
+    wires.ran(worker, b"another answer")
     return wires.text()
 
 
@@ -292,6 +313,7 @@ JOURNEYS: dict[str, Callable[[], str]] = {
         one_call,
         dependent_calls,
         nested_get,
+        cancelled_calls,
         two_drivers,
         large_result,
         worker_death,

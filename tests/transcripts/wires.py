@@ -39,16 +39,8 @@ from fabric.core.machine import Machine
 from fabric.core.node.node import NodeMachine
 from fabric.core.worker import WorkerMachine
 from fabric.ids import Address, Incarnation, JobId, ObjectId, address, incarnation_of
-from fabric.protocol.messages import (
-    DefineFunction,
-    DefineJob,
-    JoinNode,
-    NodeJoined,
-    PutFunction,
-    RegisterJob,
-    View,
-    ViewChanged,
-)
+from fabric.protocol.cluster import NodeJoined, RegisterJob, View, ViewChanged
+from fabric.protocol.messages import DefineFunction, DefineJob, JoinNode, PutFunction
 from fabric.protocol.values import CallDone, Failure, JobSpec, Progress, Value
 from tests.transcripts.words import Names, Spelling
 

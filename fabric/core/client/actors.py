@@ -7,6 +7,7 @@ worker alone knows what ran. Sending to workers and failing calls is the machine
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,6 +21,9 @@ from fabric.core.machine import InvariantError
 from fabric.ids import ActorId, Address, FunctionId, Incarnation, ObjectId, call_of
 from fabric.protocol.messages import ActorChanged, ActorRefused, CreateActor, EndActor, WatchActor
 from fabric.protocol.values import ActorSpec, ActorView, Failure
+
+if TYPE_CHECKING:
+    from fabric.core.client.cancels import Cancels
 
 NO_FUNCTION = FunctionId(b"")
 """Calls of methods name no function: the actor's worker has the class."""
@@ -48,6 +52,7 @@ class Actors:
         admit: Callable[[PendingCall], list[Effect]],
         fail: Callable[[PendingCall, Failure, list[Effect]], None],
         run_at: Callable[[Address, int, int, list[PendingCall]], list[Effect]],
+        cancels: "Cancels",
     ) -> None:
         """Take the machine's parts and verbs; they need each other, so neither comes first."""
         self.calls = calls
@@ -55,6 +60,7 @@ class Actors:
         self.admit = admit
         self.fail = fail
         self.run_at = run_at
+        self.cancels = cancels
 
     @property
     def has_news(self) -> bool:
@@ -69,7 +75,10 @@ class Actors:
 
     def check(self) -> int:
         """How many pending calls are here: in channels, or constructors that wait for arguments."""
-        placed = sum(len(one.queue) + len(one.inflight) for one in self.channels.values())
+        placed = 0
+        for one in self.channels.values():
+            placed += len(one.queue) - one.cancelled
+            placed += sum(1 for call in one.inflight.values() if not call.is_over)
         placed += sum(1 for actor_id in self.made if call_of(actor_id) in self.calls.pending)
         for channel in self.channels.values():
             if channel.is_over and (channel.queue or channel.inflight):
@@ -82,6 +91,7 @@ class Actors:
         effects: list[Effect] = []
         for channel in self.channels.values():
             channel.queue.clear()
+            channel.cancelled = 0
             channel.inflight.clear()
             if channel.is_awaited:
                 channel.is_awaited = False
@@ -173,6 +183,14 @@ class Actors:
             channel.inflight.pop(call.number, None)
             self._open[channel.actor_id] = channel
 
+    def cancelled(self, call: PendingCall) -> None:
+        """A call that was not sent is over: those behind it may go."""
+        channel = self.channels.get(call.actor_id) if call.actor_id is not None else None
+        if channel is not None:
+            channel.cancelled += 1
+            if channel.queue[0].is_over:
+                self._open[channel.actor_id] = channel
+
     def on_drained(self, worker: Address, effects: list[Effect]) -> None:
         """All that a dead actor's worker had said is heard."""
         for channel in list(self.channels.values()):
@@ -201,9 +219,11 @@ class Actors:
         return effects
 
     def _send_ready(self, channel: Channel, effects: list[Effect]) -> None:
+        channel.sweep()
         if channel.is_over:
             while channel.queue:
                 self.fail(channel.queue.popleft(), channel.reason(), effects)
+                channel.sweep()
             if not self.references.is_needed(ObjectId(channel.actor_id)):
                 self.channels.pop(channel.actor_id, None)
             return
@@ -212,19 +232,23 @@ class Actors:
             calls = channel.take_ready(limits.window_calls_max, limits.window_bytes_max)
             if calls and channel.worker is not None:
                 effects += self.run_at(channel.worker, calls[0].lease, 0, calls)
+                channel.sweep()
                 continue
             head = channel.queue[0] if channel.queue else None
             if head is None or head.missing or head.failure is None:
                 return
             channel.queue.popleft()
             self.fail(head, head.failure, effects)
+            channel.sweep()
 
     def _settle(self, channel: Channel, effects: list[Effect]) -> None:
         """After a life's end: what never started is sent again, what may have run by policy."""
         is_dead = channel.view is not None and channel.view.state == "dead"
         again: list[PendingCall] = []
         for call, may_have_run in channel.settle(self.me):
-            if (may_have_run and not call.charge()) or is_dead:
+            if call.is_over:
+                effects += self.cancels.gone(call, may_have_sealed=may_have_run)
+            elif (may_have_run and not call.charge()) or is_dead:
                 self.fail(call, channel.reason(), effects)
             else:
                 again.append(call)

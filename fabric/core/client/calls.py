@@ -48,6 +48,8 @@ class PendingCall(msgspec.Struct, eq=False, gc=False):
     queued_bytes: int = 0
     may_have_sealed: bool = False
     """An attempt was lost after it may have left something in the store."""
+    is_over: bool = False
+    """It was cancelled: its results are said, whatever a worker still does with it."""
 
     def spec(self) -> Call:
         """The call spec of its present attempt, all inputs being values."""
@@ -101,6 +103,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.pending: dict[CallId, PendingCall] = {}
+        self.over: dict[CallId, PendingCall] = {}  # cancelled, and not answered by their workers
         self.dependents: dict[ObjectId, list[PendingCall]] = {}
         self.durations: dict[FunctionId, float] = {}  # function → seconds, smoothed
 

@@ -19,6 +19,7 @@ class Channel:
         self.actor_id = actor_id
         self.view: ActorView | None = None
         self.queue: deque[PendingCall] = deque()
+        self.cancelled = 0  # how many of those are over
         self.inflight: dict[int, PendingCall] = {}
         self.next_number = 0
         self.worker: Address | None = None  # where the calls in flight went
@@ -63,7 +64,7 @@ class Channel:
         nbytes = 0
         while self.queue and len(self.inflight) < calls_max and nbytes < bytes_max:
             call = self.queue[0]
-            if call.missing or call.failure is not None:
+            if call.missing or call.failure is not None or call.is_over:
                 break
             self.queue.popleft()
             call.number = self.next_number
@@ -73,6 +74,12 @@ class Channel:
             calls.append(call)
             nbytes += call.nbytes if call.inputs else len(call.args)
         return calls
+
+    def sweep(self) -> None:
+        """Take out what was cancelled at the front."""
+        while self.cancelled and self.queue and self.queue[0].is_over:
+            self.queue.popleft()
+            self.cancelled -= 1
 
     def settle(self, me: Incarnation) -> list[tuple[PendingCall, bool]]:
         """Calls in flight to a life that ended, in number order, and whether each may have run."""

@@ -12,14 +12,19 @@ from typing import Any
 from fabric.config import Limits
 from fabric.core.allocations import Allocations
 from fabric.core.client.actors import NO_FUNCTION, Actors
+from fabric.core.client.asks import Asks
 from fabric.core.client.calls import Calls, PendingCall
+from fabric.core.client.cancels import Cancels
 from fabric.core.client.leases import ShapeQueue
+from fabric.core.client.reasons import reason_of
 from fabric.core.client.references import References
 from fabric.core.client.tasks import Tasks
 from fabric.core.effects import Effect, Hangup, Reply, Resolve, Send, ShowOutput
 from fabric.core.events import (
     Ask,
     Await,
+    Cancel,
+    CancelSince,
     DefineLocally,
     Drained,
     Drop,
@@ -46,6 +51,7 @@ from fabric.ids import (
     incarnation_of,
     object_id,
 )
+from fabric.protocol.cluster import View
 from fabric.protocol.messages import (
     ActorChanged,
     ActorRefused,
@@ -54,13 +60,13 @@ from fabric.protocol.messages import (
     BorrowerAdded,
     CallsDone,
     CallsReturned,
+    CancelObject,
     ClientDied,
     ClientRegistered,
     DefineFunction,
     DefineJob,
     FlushOutput,
     FunctionFound,
-    GetFunction,
     LeaseGranted,
     NamedActor,
     ObjectReady,
@@ -73,7 +79,6 @@ from fabric.protocol.messages import (
     Taken,
     UnregisterClient,
     Unschedulable,
-    View,
     WantObject,
     WorkerDied,
 )
@@ -110,11 +115,15 @@ class ClientMachine:
         self.references = References(
             self.me, node, self.calls, self.actors.on_handles_gone, self._wake
         )
-        self.tasks.join(self.calls, self._fail, self._run_at, self.functions)
-        self.actors.join(self.calls, self.references, self._admit, self._fail, self._run_at)
+        self.cancels = cancels = Cancels(node, limits)
+        cancels.join(self.calls, self.tasks, self.actors, self.references, self._fail)
+        self.tasks.join(self.calls, self._fail, self._run_at, self.functions, cancels)
+        self.actors.join(
+            self.calls, self.references, self._admit, self._fail, self._run_at, cancels
+        )
         self.allocations = Allocations(node)
         self.introduced: dict[Address, dict[FunctionId, None]] = {}  # worker → what it was sent
-        self.asks: dict[bytes, list[bytes]] = {}  # key of the expected answer → requests
+        self.asks = Asks(node)
         self.node_is_lost: Failure | None = None
         self._failing: list[PendingCall] = []  # ready, but with a failed input
         self._queue: ShapeQueue | None = None  # of the last call
@@ -135,6 +144,9 @@ class ClientMachine:
             DefineLocally: self.on_define_locally,
             MakeActor: self.actors.on_make_actor,
             KillActor: self.actors.on_kill_actor,
+            Cancel: self.cancels.on_cancel,
+            CancelObject: self.cancels.on_cancel_object,
+            CancelSince: self.cancels.on_cancel_since,
             ActorChanged: self.actors.on_actor_changed,
             ActorRefused: self.actors.on_actor_refused,
             Drop: self.references.on_drop,
@@ -149,11 +161,11 @@ class ClientMachine:
             ObjectReady: self.on_object_ready,
             ClientDied: self.on_client_died,
             PeerLost: self.on_peer_lost,
-            Ask: self.on_ask,
-            NamedActor: self.on_answer,
-            FunctionFound: self.on_answer,
-            View: self.on_answer,
-            FlushOutput: self.on_answer,
+            Ask: self.asks.on_ask,
+            NamedActor: self.asks.on_answer,
+            FunctionFound: self.asks.on_answer,
+            View: self.asks.on_answer,
+            FlushOutput: self.asks.on_answer,
             OutputWritten: self.on_output_written,
             OutputPrinted: self.on_output_printed,
             ClientRegistered: self.on_client_registered,
@@ -170,11 +182,12 @@ class ClientMachine:
 
     def tick(self, now: float) -> list[Effect]:
         """Send what became ready in this turn, ask for workers, return those without work."""
-        effects: list[Effect] = []
+        effects = self.tasks.end_overdue(now)
         while self._failing or self.actors.has_news:  # each may bring about the other
             self._fail_those_with_failed_inputs(effects)
             self.actors.tick(effects)
         effects += self.tasks.tick(now)
+        effects += self.cancels.tick(now)
         effects += self.references.tick()
         return effects if self._is_usual else self._unusual(effects)
 
@@ -187,8 +200,11 @@ class ClientMachine:
         return [one for one in effects if type(one) is not Send or one.peer.startswith("c:")]
 
     def deadline(self) -> float | None:
-        """When the longest idle lease is to be returned; at once if something is in doubt."""
-        return 0.0 if self.references.is_in_doubt else self.tasks.deadline()
+        """When its parts have something to do; at once if something is in doubt."""
+        if self.references.is_in_doubt:
+            return 0.0
+        due, grace_over = self.tasks.deadline(), self.cancels.deadline()
+        return due if grace_over is None else grace_over if due is None else min(due, grace_over)
 
     def check(self) -> None:
         """Every pending call is in exactly one place, and counts are not negative."""
@@ -213,14 +229,18 @@ class ClientMachine:
             "actors": len(self.actors.channels),
         }
 
+    def reason_of(self, object_id: ObjectId) -> str:
+        """Why an object has no value: a name of `REASONS`."""
+        return reason_of(self.calls, self.tasks, self.actors, self.references, object_id)
+
     # submission
 
     def on_submit(self, source: Address, message: Submit, now: float) -> list[Effect]:
         """A task call: ready at once, or as soon as its arguments are."""
         queue = self._queue  # most often, a call has the shape of the one before
-        may_retry = message.retries != 0
-        if queue is None or message.shape is not queue.shape or may_retry is not queue.may_retry:
-            queue = self._queue = self.tasks.leases.queue_for(message.shape, may_retry)
+        kind = (message.retries != 0, message.timeout_s)
+        if queue is None or message.shape is not queue.shape or kind != queue.kind:
+            queue = self._queue = self.tasks.leases.queue_for(message.shape, *kind)
         call = PendingCall(
             message.call_id,
             message.function,
@@ -341,9 +361,8 @@ class ClientMachine:
         for done in message.calls:
             call = pending.get(done.call_id)
             if call is None or call.attempt != done.attempt or call.lease != message.lease:
-                # an older attempt may still report; it no longer counts
-                if any(done.contained):
-                    effects.append(Send(source, Taken((done.call_id,))))
+                # a cancelled call or an older attempt may still report; it no longer counts
+                effects += self.cancels.answered(source, message.lease, done)
                 continue
             if lease is not None:
                 lease.remove(call)
@@ -354,7 +373,7 @@ class ClientMachine:
             if call.holds or call.returns != 1 or call.may_have_sealed or result in owned:
                 self._complete(source, call, done, effects)
                 continue
-            value = done.values[0]
+            value = done.values[0] if done.values else None
             if type(value) is not bytes or done.contained:
                 self._complete(source, call, done, effects)
                 continue
@@ -367,7 +386,11 @@ class ClientMachine:
     def _complete(
         self, worker: Address, call: PendingCall, done: CallDone, effects: list[Effect]
     ) -> None:
-        contained = done.contained or ((),) * len(done.values)
+        if len(done.values) != call.returns:
+            text = f"its worker answered with {len(done.values)} results of {call.returns}"
+            self._fail(call, Failure("worker_crashed", text), effects)
+            return
+        contained = (*done.contained, *((),) * len(done.values))[: len(done.values)]
         for index, (value, inner) in enumerate(zip(done.values, contained, strict=True)):
             result = object_id(call.call_id, index)
             effects += self.references.resolve(result, value, inner)
@@ -439,38 +462,17 @@ class ClientMachine:
         self._is_usual = False
         effects: list[Effect] = []
         self.tasks.clear()
+        self.cancels.clear()
         effects += self.actors.clear(failure)
         effects += self.allocations.node_lost(failure)
         effects += self.references.node_lost(failure)
         for call in list(self.calls.pending.values()):
             if call.call_id in self.calls.pending:
                 self._fail(call, failure, effects)
-        for requests in self.asks.values():
-            effects += [Reply(request, failure) for request in requests]
-        self.asks.clear()
+        effects += self.asks.node_lost(failure)
         return [*effects, *(Hangup(worker) for worker in self.introduced)]
 
-    # requests of user threads
-
-    def on_ask(self, source: Address, message: Ask, now: float) -> list[Effect]:
-        """A question to the node or the control store."""
-        if self.node_is_lost is not None:
-            return [Reply(message.request, self.node_is_lost)]
-        asked = message.message
-        key = asked.function if type(asked) is GetFunction else message.request
-        requests = self.asks.setdefault(key, [])
-        requests.append(message.request)
-        return [Send(self.node, asked)] if len(requests) == 1 else []
-
-    def on_answer(
-        self,
-        source: Address,
-        message: NamedActor | FunctionFound | View | FlushOutput,
-        now: float,
-    ) -> list[Effect]:
-        """Its answer."""
-        key = message.function if isinstance(message, FunctionFound) else message.request
-        return [Reply(request, message) for request in self.asks.pop(key, [])]
+    # what else is said
 
     def on_client_registered(
         self, source: Address, message: ClientRegistered, now: float

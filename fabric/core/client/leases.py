@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from fabric.config import Limits
 from fabric.core.client.calls import PendingCall
+from fabric.core.machine import WordError
 from fabric.ids import Address, FunctionId
 from fabric.protocol.values import Crash, Shape
 
@@ -42,6 +43,8 @@ class Lease:
         self.is_over = False  # recalled: it ends with what is in flight
         self.death: Death | None = None  # settled when its last words are heard
         self.idle_since = now
+        self.head: PendingCall | None = None  # runs, if the calls of its queue are timed
+        self.head_since = now
 
     @property
     def is_idle(self) -> bool:
@@ -63,19 +66,30 @@ class ShapeQueue:
     """The ready calls of one resource shape and the leases of that shape.
 
     Calls that have one attempt only are apart: their workers are the last to be ended when a node
-    runs out of memory.
+    runs out of memory. So are those that may run only so long: they are timed.
     """
 
-    def __init__(self, shape_id: int, shape: Shape, may_retry: bool) -> None:
+    def __init__(
+        self, shape_id: int, shape: Shape, may_retry: bool, timeout_s: float | None
+    ) -> None:
         self.shape_id = shape_id
         self.shape = shape
         self.may_retry = may_retry
+        self.timeout_s = timeout_s  # each of its calls may run so long
+        self.kind = (may_retry, timeout_s)
         self.ready: deque[PendingCall] = deque()
+        self.cancelled = 0  # how many of those are over
         self.leases: dict[int, Lease] = {}  # lease number → lease
         self.asked = 0  # what the node was last told we want
         self.is_unsure = False  # a lease was lost, and with it what the node thinks we want
         self.depth = 0  # of the newest call
         self.asked_depth = 0  # what the node was last told
+
+    def sweep(self) -> None:
+        """Take out what was cancelled."""
+        if self.cancelled:
+            self.ready = deque(call for call in self.ready if not call.is_over)
+            self.cancelled = 0
 
     def wanted(self, durations: Mapping[FunctionId, float], limits: Limits) -> int:
         """How many workers this queue could use now."""
@@ -117,20 +131,28 @@ class Leases:
         self.limits = limits
         self.queues: list[ShapeQueue] = []
         self.leases: dict[int, Lease] = {}
-        self._by_shape: dict[tuple[Shape, bool], ShapeQueue] = {}
+        self._by_shape: dict[tuple[Shape, bool, float | None], ShapeQueue] = {}
 
-    def queue_for(self, shape: Shape, may_retry: bool = True) -> ShapeQueue:
-        """The queue of that shape."""
-        queue = self._by_shape.get((shape, may_retry))
+    def queue_for(
+        self, shape: Shape, may_retry: bool = True, timeout_s: float | None = None
+    ) -> ShapeQueue:
+        """The queue of that shape, for calls of that kind."""
+        queue = self._by_shape.get((shape, may_retry, timeout_s))
         if queue is None:
-            queue = ShapeQueue(len(self.queues), shape, may_retry)
+            queue = ShapeQueue(len(self.queues), shape, may_retry, timeout_s)
             self.queues.append(queue)
-            self._by_shape[shape, may_retry] = queue
+            self._by_shape[shape, may_retry, timeout_s] = queue
         return queue
+
+    def known(self, shape_id: int) -> ShapeQueue:
+        """The queue that the node means."""
+        if not 0 <= shape_id < len(self.queues):
+            raise WordError(f"nobody asked for a worker of shape {shape_id}")
+        return self.queues[shape_id]
 
     def grant(self, shape_id: int, number: int, worker: Address, now: float) -> Lease:
         """The node granted a lease."""
-        queue = self.queues[shape_id]
+        queue = self.known(shape_id)
         lease = Lease(number, worker, queue, now)
         queue.leases[number] = lease
         self.leases[number] = lease

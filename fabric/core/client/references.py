@@ -202,6 +202,10 @@ class References:
             return entry is not None and entry.is_needed
         return object_id in self.objects.borrowed
 
+    def is_dead(self, object_id: ObjectId) -> bool:
+        """Its owner is gone."""
+        return owner_of(object_id) in self._dead
+
     def unhold(self, object_id: ObjectId) -> list[Effect]:
         """It needs it no longer."""
         if not self.objects.unhold(object_id) or self._is_pending(object_id):

@@ -7,6 +7,7 @@ by `join`.
 """
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -28,6 +29,9 @@ from fabric.protocol.messages import (
 )
 from fabric.protocol.values import Failure
 
+if TYPE_CHECKING:
+    from fabric.core.client.cancels import Cancels
+
 
 class Tasks:
     """See the module."""
@@ -38,6 +42,7 @@ class Tasks:
         self.limits = limits
         self.leases = Leases(limits)
         self._ready: dict[int, ShapeQueue] = {}  # queues to look at in this turn
+        self._timed: dict[int, ShapeQueue] = {}  # those whose calls may run only so long
         self.memory_deaths: dict[CallId, int] = {}  # call → attempts lost to save memory
         self.resting: list[tuple[float, PendingCall]] = []  # calls to be tried again, from when on
 
@@ -47,12 +52,14 @@ class Tasks:
         fail: Callable[[PendingCall, Failure, list[Effect]], None],
         run_at: Callable[[Address, int, int, list[PendingCall]], list[Effect]],
         functions: Mapping[FunctionId, DefineLocally],
+        cancels: "Cancels",
     ) -> None:
         """Take the machine's tables and verbs."""
         self.calls = calls
         self.fail = fail
         self.run_at = run_at
         self.functions = functions
+        self.cancels = cancels
 
     def tick(self, now: float) -> list[Effect]:
         """Send what became ready in this turn, ask for workers, return those without work."""
@@ -63,26 +70,41 @@ class Tasks:
             queues, self._ready = self._ready, {}
             for queue in queues.values():
                 self._dispatch(queue, effects)
+                if queue.timeout_s is not None:
+                    self._time(queue, now)
         self._return_idle_leases(now, effects)
         return effects
 
+    def end_overdue(self, now: float) -> list[Effect]:
+        """Calls that have run for as long as they may are cancelled."""
+        effects: list[Effect] = []
+        for queue in self._timed.values():
+            for due, call in _dues(queue):
+                if now >= due:
+                    effects += self.cancels.time_out(call, queue.timeout_s or 0.0, now)
+        return effects
+
     def deadline(self) -> float | None:
-        """When the longest idle lease is to be returned, or a call is to be tried again."""
+        """When the longest idle lease is to be returned, or a call ended or tried again."""
         dues = [due for due, _ in self.resting]
         idle = [one.idle_since for one in self.leases.leases.values() if one.is_idle]
         if idle:
             dues.append(min(idle) + self.limits.lease_idle_s)
+        for queue in self._timed.values():
+            dues += [due for due, _ in _dues(queue)]
         return min(dues, default=None)
 
     def check(self) -> int:
         """Every call in flight is under its number; how many calls are here in all."""
-        placed = sum(len(queue.ready) for queue in self.leases.queues) + len(self.resting)
+        placed = sum(len(queue.ready) - queue.cancelled for queue in self.leases.queues)
+        placed += len(self.resting)
         for lease in self.leases.leases.values():
-            placed += len(lease.inflight)
             for number, call in lease.inflight.items():
+                placed += not call.is_over
                 if call.number != number or call.lease != lease.number:
                     raise InvariantError(f"{call.call_id!r} is in flight under a wrong number")
-                if self.calls.pending.get(call.call_id) is not call:
+                table = self.calls.over if call.is_over else self.calls.pending
+                if table.get(call.call_id) is not call:
                     raise InvariantError(f"{call.call_id!r} is in flight but not pending")
             if lease.is_over and not lease.inflight:
                 raise InvariantError(f"lease {lease.number} is over and still here")
@@ -92,6 +114,7 @@ class Tasks:
         """Forget what is queued and in flight: the machine fails it."""
         for queue in self.leases.queues:
             queue.ready.clear()
+            queue.cancelled = 0
         self.resting.clear()
         for lease in list(self.leases.leases.values()):
             self.leases.lose(lease)
@@ -104,6 +127,17 @@ class Tasks:
         queue.ready.append(call)
         queue.depth = call.depth
         self._ready[call.queue_key] = queue
+
+    def cancelled(self, call: PendingCall) -> None:
+        """A ready or resting call is over; when none is left, no worker is needed."""
+        resting = [(due, one) for due, one in self.resting if one is not call]
+        if len(resting) < len(self.resting):
+            self.resting = resting
+            return
+        queue = self.leases.queues[call.queue_key]
+        queue.cancelled += 1
+        if queue.cancelled == len(queue.ready):
+            self._ready[queue.shape_id] = queue
 
     def answered(self, lease: Lease, now: float) -> None:
         """Calls of that lease came back: there is room for others."""
@@ -119,9 +153,17 @@ class Tasks:
     def _settle(self, lease: Lease, death: Death, effects: list[Effect], now: float) -> None:
         """What may have run is charged, what never started goes elsewhere."""
         again: list[PendingCall] = []
+        last = lease.inflight.get(-1 if death.reached is None else death.reached)
+        is_innocent = last is not None and last.is_over  # ended for, or by, a cancelled call
         for call in self.leases.lose(lease):
             attempt = call.attempt
-            if death.reached is not None and call.number > death.reached:
+            may_have_run = death.reached is None or call.number <= death.reached
+            if call.is_over:
+                effects += self.cancels.gone(call, may_have_sealed=may_have_run)
+            elif not may_have_run:
+                again.append(call)
+            elif is_innocent and call.retries:
+                call.charge_nothing()
                 again.append(call)
             elif death.crash.limit and lease.queue.may_retry and self._rest(call, now):
                 continue
@@ -181,21 +223,25 @@ class Tasks:
         lease = self.leases.leases.get(message.lease)
         if lease is None or lease.worker != source:
             return []
+        effects: list[Effect] = []
         back = [lease.inflight[number] for number in message.numbers if number in lease.inflight]
         for call in back:
             lease.remove(call)
-        lease.queue.ready.extendleft(reversed(back))
+            if call.is_over:
+                effects += self.cancels.gone(call, may_have_sealed=False)
+        lease.queue.ready.extendleft(call for call in reversed(back) if not call.is_over)
         lease.is_over = lease.is_over or message.is_lease_over
         # what still runs there has overrun or waits: nothing more is sent before it answers
         lease.is_stalled = bool(lease.inflight)
         self._look_at(lease, now)
-        return []
+        return effects
 
     def on_unschedulable(self, source: Address, message: Unschedulable, now: float) -> list[Effect]:
         """No worker for this shape, ever: what waits for one fails with the reason."""
         effects: list[Effect] = []
-        queue = self.leases.queues[message.shape_id]
+        queue = self.leases.known(message.shape_id)
         queue.asked = len(queue.leases)
+        queue.sweep()
         calls = list(queue.ready)
         queue.ready.clear()
         for call in calls:
@@ -223,6 +269,7 @@ class Tasks:
 
     def _dispatch(self, queue: ShapeQueue, effects: list[Effect]) -> None:
         durations = self.calls.durations
+        queue.sweep()
         for lease, calls in self.leases.dispatch(queue, durations):
             effects += self.run_at(lease.worker, lease.number, queue.depth, calls)
         wanted = queue.ask(durations, self.limits)
@@ -232,11 +279,29 @@ class Tasks:
             )
             effects.append(Send(self.node, request))
 
+    def _time(self, queue: ShapeQueue, now: float) -> None:
+        """The lowest number in flight runs, since the one before it was answered."""
+        self._timed[queue.shape_id] = queue
+        for lease in queue.leases.values():
+            head = next(iter(lease.inflight.values()), None)
+            if head is not lease.head:
+                lease.head, lease.head_since = head, now
+
     def _return_idle_leases(self, now: float, effects: list[Effect]) -> None:
         for lease in list(self.leases.leases.values()):
             if lease.is_idle and now >= lease.idle_since + self.limits.lease_idle_s:
                 self.leases.give_back(lease)
                 effects.append(Send(self.node, ReturnLease(lease.number)))
+
+
+def _dues(queue: ShapeQueue) -> list[tuple[float, PendingCall]]:
+    """The calls that run in time, and when that time is over."""
+    timeout_s = queue.timeout_s or 0.0
+    return [
+        (lease.head_since + timeout_s, lease.head)
+        for lease in queue.leases.values()
+        if lease.head is not None and not lease.head.is_over and lease.death is None
+    ]
 
 
 def _reached(died: WorkerDied, lease: int) -> int | None:

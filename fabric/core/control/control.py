@@ -17,7 +17,7 @@ from fabric.core.control.tables import Tables
 from fabric.core.control.waits import Waits
 from fabric.core.effects import Commit, Effect, Hangup, Publish, Send
 from fabric.core.events import SELF, Event, PeerLost
-from fabric.core.machine import InvariantError
+from fabric.core.machine import InvariantError, WordError
 from fabric.ids import (
     ActorId,
     Address,
@@ -28,6 +28,15 @@ from fabric.ids import (
     incarnation_of,
     owner_of,
 )
+from fabric.protocol.cluster import (
+    EndJob,
+    GetView,
+    LeaveNode,
+    NodeFenced,
+    NodeHeartbeat,
+    NodeJoined,
+    RegisterJob,
+)
 from fabric.protocol.messages import (
     ActorChanged,
     ActorFailed,
@@ -36,20 +45,13 @@ from fabric.protocol.messages import (
     AnyMessage,
     CreateActor,
     EndActor,
-    EndJob,
     FunctionFound,
     GetFunction,
     GetNamedActor,
-    GetView,
     JoinNode,
-    LeaveNode,
     NamedActor,
-    NodeFenced,
-    NodeHeartbeat,
-    NodeJoined,
     PlaceActor,
     PutFunction,
-    RegisterJob,
     StopActor,
     WatchActor,
 )
@@ -124,7 +126,7 @@ class ControlMachine:
             return []
         react = self._on.get(type(message))
         if react is None or not source.startswith("n:"):
-            raise InvariantError(f"{source} said {type(message).__name__} to the control store")
+            raise WordError(f"{source} said {type(message).__name__} to the control store")
         if self._is_admitted(source, message, now):
             react(source, message, now)
         return []
@@ -190,7 +192,7 @@ class ControlMachine:
     def on_join_node(self, source: Address, message: JoinNode, now: float) -> None:
         """A node is in: it hears of the epoch, then of the lives that are to begin on it."""
         if message.view.node != incarnation_of(source):
-            raise InvariantError(f"{source} joins as {message.view.node.hex()}")
+            raise WordError(f"{source} joins as {message.view.node.hex()}")
         is_first = self.nodes.join(message.view, now)
         self._say(source, NodeJoined(self.tables.epoch, self.cluster))
         if is_first:
@@ -198,6 +200,8 @@ class ControlMachine:
 
     def on_node_heartbeat(self, source: Address, message: NodeHeartbeat, now: float) -> None:
         """It lives, and this is what it has free."""
+        if message.view.node != incarnation_of(source):
+            raise WordError(f"{source} beats as {message.view.node.hex()}")
         self.nodes.refresh(message.view)
 
     def on_leave_node(self, source: Address, message: LeaveNode, now: float) -> None:
@@ -368,7 +372,7 @@ class ControlMachine:
             self.waits.forget(row.actor_id)
             self.actors.start(row, message.worker, message.lease, now)
         elif (row.view.worker, row.view.lease) != (message.worker, message.lease):
-            raise InvariantError(f"{source} reports {message.worker} in its stead: {row.told()}")
+            raise WordError(f"{source} reports {message.worker} in its stead: {row.told()}")
 
     def on_actor_failed(self, source: Address, message: ActorFailed, now: float) -> None:
         """A life is over."""
@@ -387,9 +391,7 @@ class ControlMachine:
         is_there = row.view.node == incarnation_of(source)
         if message.incarnation != row.view.incarnation or not is_there:
             kind = type(message).__name__
-            raise InvariantError(
-                f"{source} says {kind} of life {message.incarnation}: {row.told()}"
-            )
+            raise WordError(f"{source} says {kind} of life {message.incarnation}: {row.told()}")
 
     def _life_over(
         self,

@@ -14,7 +14,7 @@ from fabric.core.control.nodes import NodeTable
 from fabric.core.control.placement import can_ever_run, choose_node, misfit_text
 from fabric.core.machine import InvariantError
 from fabric.ids import Incarnation, owner_of
-from fabric.protocol.messages import View, ViewChanged
+from fabric.protocol.cluster import View, ViewChanged
 from fabric.protocol.records import Record
 from fabric.protocol.values import ActorSpec, Failure
 

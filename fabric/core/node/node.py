@@ -32,6 +32,17 @@ from fabric.core.node.scheduling import Scheduling
 from fabric.core.node.staff import WorkerState
 from fabric.core.node.store import Store
 from fabric.ids import Address, Incarnation, JobId, address, incarnation_of
+from fabric.protocol.cluster import (
+    EndJob,
+    GetView,
+    LeaveNode,
+    NodeFenced,
+    NodeHeartbeat,
+    NodeJoined,
+    RegisterJob,
+    View,
+    ViewChanged,
+)
 from fabric.protocol.messages import (
     ActorChanged,
     ActorFailed,
@@ -43,33 +54,25 @@ from fabric.protocol.messages import (
     ClientRegistered,
     CreateActor,
     EndActor,
-    EndJob,
     FlushOutput,
     FreeObjects,
     FunctionFound,
     GetFunction,
     GetNamedActor,
-    GetView,
     JoinNode,
+    KillCall,
     LeaseReturned,
-    LeaveNode,
     NamedActor,
-    NodeFenced,
-    NodeHeartbeat,
-    NodeJoined,
     OutputShown,
     PlaceActor,
     PutFunction,
     RecallLease,
     RegisterClient,
-    RegisterJob,
     RequestLease,
     ReturnLease,
     SealObject,
     StopActor,
     UnregisterClient,
-    View,
-    ViewChanged,
     WatchActor,
     WorkerBlocked,
     WorkerDied,
@@ -138,6 +141,7 @@ class NodeMachine:
             RequestLease: scheduling.on_request_lease,
             ReturnLease: scheduling.on_return_lease,
             LeaseReturned: scheduling.on_lease_returned,
+            KillCall: scheduling.on_kill_call,
             WorkerReady: scheduling.on_worker_ready,
             WorkerExited: self.on_worker_exited,
             WorkerBlocked: scheduling.on_worker_blocked,
@@ -273,14 +277,16 @@ class NodeMachine:
         self, client: Address, message: UnregisterClient, now: float
     ) -> list[Effect]:
         """It ends in order; one that only asked something was never counted."""
-        return [*self._client_gone(incarnation_of(client), now), Hangup(client)]
+        return [*self._client_gone(incarnation_of(client), now, is_orderly=True), Hangup(client)]
 
     def on_process_ended(self, source: Address, message: ProcessEnded, now: float) -> list[Effect]:
         """A driver's process is gone."""
         effects = self._client_gone(message.client, now)
         return [*effects, Hangup(address("c", message.client))]
 
-    def _client_gone(self, client: Incarnation, now: float) -> list[Effect]:
+    def _client_gone(
+        self, client: Incarnation, now: float, is_orderly: bool = False
+    ) -> list[Effect]:
         """Its demands, leases and objects go; with a driver goes its job."""
         self.residents.client_died(client)
         self.output.client_gone(client)
@@ -293,15 +299,20 @@ class NodeMachine:
         place = address("c", client)
         self.scheduling.demands.forget_client(place)
         effects: list[Effect] = [Send(self.control, EndJob(registered.job.job, client))]
-        effects += [Send(address("c", one), ClientDied(client)) for one in self.clients]
+        died = ClientDied(client, is_orderly)
+        effects += [Send(address("c", one), died) for one in self.clients]
         for worker in self.staff.workers.values():
             if worker.state == "starting":
                 continue
             if registered.is_driver and worker.job == registered.job.job:
                 effects += self._end_of_job(worker, client)
             else:
-                effects.append(Send(worker.address, ClientDied(client)))
-                if worker.client == place and worker.state == "leased" and worker.recall != "full":
+                effects.append(Send(worker.address, died))
+                if worker.client != place or worker.state != "leased":
+                    continue
+                if not is_orderly:
+                    worker.orphaned_at = now
+                if worker.recall != "full":
                     worker.recall = "full"
                     effects.append(Send(worker.address, RecallLease(worker.lease, False)))
         self.store.writer_died(place)

@@ -23,6 +23,7 @@ from fabric.ids import (
     owner_address,
     owner_of,
 )
+from fabric.protocol.cluster import EndJob, GetView, View, ViewChanged
 from fabric.protocol.messages import (
     ActorChanged,
     ActorFailed,
@@ -31,19 +32,15 @@ from fabric.protocol.messages import (
     AnyMessage,
     CreateActor,
     EndActor,
-    EndJob,
     EndWorker,
     FunctionFound,
     GetFunction,
     GetNamedActor,
-    GetView,
     NamedActor,
     PlaceActor,
     PutFunction,
     StartActor,
     StopActor,
-    View,
-    ViewChanged,
     WatchActor,
 )
 from fabric.protocol.values import ActorSpec, ActorView, Failure, NodeView, Progress

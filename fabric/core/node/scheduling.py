@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from fabric.config import Limits
-from fabric.core.effects import Effect, Send, StartWorker, StopWorker
+from fabric.core.effects import Effect, KillRunning, Send, StartWorker, StopWorker
 from fabric.core.machine import InvariantError
 from fabric.core.node.crashes import Crashes
 from fabric.core.node.demands import (
@@ -26,6 +26,7 @@ from fabric.core.node.staff import NO_SHAPE, Staff, WorkerState
 from fabric.ids import Address, Incarnation, JobId, incarnation_of
 from fabric.protocol.messages import (
     EndWorker,
+    KillCall,
     LeaseGranted,
     LeaseReturned,
     RecallLease,
@@ -46,6 +47,9 @@ SPARE_WHILE_BLOCKED_MAX = 2
 
 FRESH_S = 0.010
 """A lease is not taken back as idle before this long."""
+
+CHAIN_LINKS_MAX = 8
+"""Calls that a chain of waits is told with; those in its middle are counted."""
 
 STARTING_MAX = 8
 """Workers being forked at a time; more would only compete for the same cores."""
@@ -85,7 +89,19 @@ class Scheduling:
             worker.become("late", now)
             worker.is_doomed = True
             effects.append(StopWorker(worker.incarnation))
+        for worker in self._overdue(now):
+            worker.orphaned_at = None
+            effects.append(StopWorker(worker.incarnation))
         return effects
+
+    def _overdue(self, now: float) -> list[WorkerState]:
+        """Workers whose call's client died so long ago that it should have ended by now."""
+        grace_s = self.limits.cancel_grace_s
+        return [
+            one
+            for one in self.staff.workers.values()
+            if one.orphaned_at is not None and now >= one.orphaned_at + grace_s
+        ]
 
     def dues(self) -> list[float]:
         """When a refusal or the end of a quantum is due."""
@@ -93,6 +109,11 @@ class Scheduling:
         start_s = self.limits.worker_start_s
         dues += [
             one.since + start_s for one in self.staff.workers.values() if one.state == "starting"
+        ]
+        dues += [
+            one.orphaned_at + self.limits.cancel_grace_s
+            for one in self.staff.workers.values()
+            if one.orphaned_at is not None
         ]
         if any(one.wanted > one.held for one in self.demands.table.values()):
             quantum = self.limits.lease_quantum_s
@@ -142,6 +163,15 @@ class Scheduling:
         self.release(worker, is_wanted=False, now=now)
         return []
 
+    def on_kill_call(self, source: Address, message: KillCall, now: float) -> list[Effect]:
+        """A cancelled call goes on; only who leases the worker may say so, or the worker itself."""
+        worker = self.staff.by_lease.get(message.lease)
+        if worker is None or worker.state != "leased":
+            return []
+        if source not in (worker.client, worker.address):
+            return []
+        return [KillRunning(worker.incarnation, message.lease, message.number)]
+
     def on_lease_returned(
         self, source: Address, message: LeaseReturned, now: float
     ) -> list[Effect]:
@@ -172,6 +202,7 @@ class Scheduling:
         worker.shape = NO_SHAPE
         worker.is_blocked = False
         worker.recall = ""
+        worker.orphaned_at = None
 
     def serve(self, missing: int, now: float) -> list[Effect]:
         """Refuse what can never be, grant what fits, fork and recall for the rest.
@@ -286,9 +317,24 @@ class Scheduling:
         demand.wanted = demand.held
         text = (
             f"all {self.limits.workers_max} workers of the node wait for other calls, "
-            f"the deepest at depth {demand.depth}"
+            f"the deepest at depth {demand.depth}: {self._chain(demand.client)}"
         )
         return [Send(demand.client, Unschedulable(demand.shape_id, Failure("waits_limit", text)))]
+
+    def _chain(self, client: Address) -> str:
+        """Who waits for whom, from the driver's call to the one that gives up."""
+        links: list[str] = []
+        worker = self.staff.workers.get(incarnation_of(client))
+        while worker is not None and len(links) < len(self.staff.workers):
+            links.append(f"{worker.waits_in or 'a call'} in {worker.address[:10]}")
+            caller = worker.client[2:]
+            worker = self.staff.workers.get(incarnation_of(worker.client)) if caller else None
+        links.reverse()
+        if len(links) > CHAIN_LINKS_MAX:
+            half = CHAIN_LINKS_MAX // 2
+            left_out = len(links) - 2 * half
+            links = [*links[:half], f"{left_out} more", *links[-half:]]
+        return " waits for ".join(links) + " waits for one more"
 
     def _cannot(self, shape: Shape) -> Failure:
         asked = amounts_text(dict(shape.amounts))
@@ -405,6 +451,7 @@ class Scheduling:
             if worker.uses_resources:
                 self.resources.give_back(worker.shape)
             worker.is_blocked = True
+            worker.waits_in = message.name
         return []
 
     def on_worker_resumed(

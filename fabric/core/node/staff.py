@@ -37,6 +37,8 @@ class WorkerState:
         self.shape_id = 0
         self.depth = 0
         self.is_blocked = False
+        self.waits_in = ""  # the name of the call that last waited
+        self.orphaned_at: float | None = None  # when the client of its lease died
         self.since = now  # in this state
         self.recall = ""  # "", "idle" or "full": what the worker was told of the present lease
         self.recall_words = 0  # how often its client had said what it wants when told "idle"
