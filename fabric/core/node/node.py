@@ -324,6 +324,7 @@ class NodeMachine:
             self.scheduling.end(worker, now)
             for worker in self.staff.workers.values()
             if worker.state == "idle"
+            and not worker.is_doomed
             and worker.job is not None
             and self._is_gone(worker.job)
             and not self._has_others(worker, worker.job)
