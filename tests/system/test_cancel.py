@@ -83,19 +83,26 @@ def test_a_running_task_ends_whatever_it_does_and_its_neighbours_go_on(
 
 
 def test_calls_that_have_not_begun_never_do(session: fabric.Context, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    first = [after.remote(str(gate), number) for number in range(2)]
-    ready = [counts.remote(str(tmp_path), number) for number in range(2000)]
+    place = tmp_path / "runs"
+    place.mkdir()
+    marks = [tmp_path / "one", tmp_path / "two"]
+    busy = [sleeps.remote(str(mark)) for mark in marks]
+    for mark in marks:
+        begun(mark)
+    ready = [counts.remote(str(place), number) for number in range(2000)]
     dependent = add.remote(ready[7])
-    for ref in (*ready, first[1]):
+    for ref in (*ready, *busy):
         fabric.cancel(ref)
-    assert_cancelled(*ready[::100], dependent, first[1])
-    gate.touch()
-    assert first[0].get(WAIT_S) == 0
+    assert_cancelled(*ready[::100], dependent, *busy)
     assert_both_cpus_are_free()
-    assert not list(tmp_path.glob("*-*"))
-    fabric.cancel(first[0])  # it has ended, and is left alone
-    assert first[0].get() == 0
+    assert not list(place.iterdir())
+
+
+def test_a_finished_call_is_left_alone(session: fabric.Context) -> None:
+    ref = add.remote(1)
+    assert ref.get(WAIT_S) == 2
+    fabric.cancel(ref)
+    assert ref.get() == 2
 
 
 def test_user_code_sees_an_interrupt_and_can_tidy_up(
