@@ -280,6 +280,13 @@ def test_a_call_is_timed_from_when_the_one_before_it_was_answered() -> None:
     assert hear(client, W1, CallsDone(1, [done(2)]), now=14.0) == []
 
 
+def test_an_answer_in_the_last_moment_counts() -> None:
+    client = new_client()
+    tell(client, timed(1, 2.0))
+    hear(client, NODE, LeaseGranted(0, 1, W1))
+    assert hear(client, W1, CallsDone(1, [done(1)]), now=2.0)[0] == Resolve(o(1), b"v")
+
+
 def test_what_waits_for_a_call_that_took_too_long_fails_in_the_same_turn() -> None:
     client = new_client()
     tell(client, timed(1, 2.0), submit(2, o(1)))

@@ -44,6 +44,7 @@ class Lease:
         self.death: Death | None = None  # settled when its last words are heard
         self.idle_since = now
         self.head: PendingCall | None = None  # runs, if the calls of its queue are timed
+        self.head_number = -1
         self.head_since = now
 
     @property

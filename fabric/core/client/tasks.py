@@ -284,8 +284,9 @@ class Tasks:
         self._timed[queue.shape_id] = queue
         for lease in queue.leases.values():
             head = next(iter(lease.inflight.values()), None)
-            if head is not lease.head:
-                lease.head, lease.head_since = head, now
+            number = -1 if head is None else head.number
+            if head is not lease.head or number != lease.head_number:  # it may come again
+                lease.head, lease.head_number, lease.head_since = head, number, now
 
     def _return_idle_leases(self, now: float, effects: list[Effect]) -> None:
         for lease in list(self.leases.leases.values()):
@@ -297,11 +298,14 @@ class Tasks:
 def _dues(queue: ShapeQueue) -> list[tuple[float, PendingCall]]:
     """The calls that run in time, and when that time is over."""
     timeout_s = queue.timeout_s or 0.0
-    return [
-        (lease.head_since + timeout_s, lease.head)
-        for lease in queue.leases.values()
-        if lease.head is not None and not lease.head.is_over and lease.death is None
-    ]
+    dues: list[tuple[float, PendingCall]] = []
+    for lease in queue.leases.values():
+        head = lease.head
+        # it may have been answered in this very turn
+        is_there = head is not None and lease.inflight.get(head.number) is head
+        if head is not None and is_there and not head.is_over and lease.death is None:
+            dues.append((lease.head_since + timeout_s, head))
+    return dues
 
 
 def _reached(died: WorkerDied, lease: int) -> int | None:
