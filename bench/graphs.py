@@ -64,6 +64,9 @@ def nests(peer: Peer, calls: int) -> Figures:
     def work() -> None:
         assert peer.get([submit(calls), submit(calls)]) == [calls, calls]
 
+    # workers that step in for those that wait are there from now on: how long a start takes is
+    # told by other rows
+    assert peer.get([submit(10), submit(10)]) == [10, 10]
     return rate_and_cpu(work, 2 * calls)
 
 
