@@ -29,7 +29,7 @@ class Run:
     samples: Samples
     rows: list[Row]
     versions: Mapping[str, str]
-    """System → version, in the order of the columns; others were not installed."""
+    """System → version, in the order of the columns; others were not measured."""
     repetitions: int
     commit: str
     machine: Mapping[str, Any]
@@ -106,7 +106,8 @@ def table(run: Run) -> Table:
     shown = Table(box=SIMPLE_HEAD, pad_edge=False)
     shown.add_column("")
     shown.add_column("", style="dim")
-    for system in PEERS:
+    systems = [system for system in PEERS if system in run.versions]
+    for system in systems:
         shown.add_column(system, justify="right", style="bold" if system == "fabric" else "")
     shown.add_column("x best", justify="right")
     shown.add_column("target")
@@ -117,12 +118,7 @@ def table(run: Run) -> Table:
             shown.add_row(
                 escape(title(row, name, run.samples.counts.get(row.name, {}))),
                 metric.unit,
-                *[
-                    cell(run.samples, row, name, system)
-                    if system in run.versions
-                    else "not installed"
-                    for system in PEERS
-                ],
+                *[cell(run.samples, row, name, system) for system in systems],
                 _factor(run.samples.factor(row.name, metric, name)),
                 _target(run.samples, row, name, metric),
                 "" if bare is None else number(bare),
