@@ -77,7 +77,7 @@ ANSWER_S = 60.0
 LINGER_S = 0.2
 """Last words may take this long to leave."""
 
-CLOSE_S = 2.0
+CLOSE_S = 0.5
 """The loop thread gets this long to say goodbye."""
 
 
