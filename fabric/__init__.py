@@ -90,12 +90,14 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     import importlib
 
+    from fabric.interrupts import Held
+
     if name == "exceptions":
         return importlib.import_module("fabric.exceptions")
     for module, names in _PLACES.items():
         if name in names:
-            found = getattr(importlib.import_module(module), name)
-            globals()[name] = found
+            with Held():  # Python may lose an interrupt in an import, and modules of C crash of it
+                found = globals()[name] = getattr(importlib.import_module(module), name)
             return found
     raise AttributeError(f"module 'fabric' has no attribute {name!r}")
 

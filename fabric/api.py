@@ -8,7 +8,10 @@ time, so no object of a session is kept here but the private fabric that has to 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
+import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from fabric.config import load_limits
 from fabric.context import ActorExit, running
 from fabric.exceptions import AlreadyRunningError, ClusterError, FabricError
+from fabric.interrupts import Held
 from fabric.options import check_totals, resources_of
 from fabric.protocol.values import Failure, NodeView
 from fabric.refs import ObjectRef
@@ -135,6 +139,14 @@ def _refuse_change(asked: Mapping[str, Any], is_address_given: bool) -> None:
 
 
 def _begin(where: str, asked: Mapping[str, Any], totals: dict[str, float]) -> clients.Client:
+    """A session or none: an interrupt waits until what was started is ended, or is known here."""
+    with Held() as held:
+        return _begin_held(where, asked, totals, held)
+
+
+def _begin_held(
+    where: str, asked: Mapping[str, Any], totals: dict[str, float], held: Held
+) -> clients.Client:
     global _private
     if asked["inline"]:
         return _begin_inline(asked["namespace"], totals)
@@ -157,10 +169,11 @@ def _begin(where: str, asked: Mapping[str, Any], totals: dict[str, float]) -> cl
         place, asked["namespace"], limits, wants_output=asked["log_to_driver"] is None
     )
     try:
-        start.connect(client, private)
+        start.connect(client, private, held.check)
     except BaseException:
         client.close()
         if private is not None:
+            held.on_interrupt = private.hurry  # the second one
             private.end()
         raise
     _private = private
@@ -179,23 +192,50 @@ def _begin_inline(namespace: str | None, totals: dict[str, float]) -> clients.Cl
 
 
 def shutdown() -> None:
-    """End the session: no process, socket, file or shared memory of it is left. Idempotent."""
+    """End the session: no process, socket, file or shared memory of it is left. Idempotent.
+
+    An interrupt makes it return at once, and what is still ending goes on by itself.
+    """
     global _private
-    with _session_lock:
+    with _session_lock, Held() as held:
         client = clients.client_or_none()
         if client is None or _is_in_call():
             return
-        is_fork = client.pid != os.getpid()
         clients.set_client(None)
         private, _private = _private, None
-        if is_fork:  # the fabric is the parent's
-            return
+        if private is not None:
+            held.on_interrupt = private.hurry
         client.close()
         if private is not None:
             private.end()
 
 
-atexit.register(shutdown)
+def _end_at_exit() -> None:
+    """Python would ignore an interrupt here, and exit as if there had been none."""
+    try:
+        shutdown()
+    except KeyboardInterrupt:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or None
+                stream.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+
+
+atexit.register(_end_at_exit)
+atexit.register(_end_at_exit)  # an interrupt at the first instruction of one leaves the other
+
+
+def _forget_in_child() -> None:
+    """In a fork the session is over, and another thread of the parent may have had the lock."""
+    global _private, _session_lock
+    _session_lock = threading.RLock()
+    if _private is not None:
+        _private.disown()
+        _private = None
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def is_initialized() -> bool:

@@ -2,7 +2,9 @@
 
 It imports once, forks the control store, forks the zygote, and is then the node. Both daemons start
 in parallel and live in a session of their own. The settings come through the descriptor named in
-argv.
+argv. It has inherited the locks of its directories and removes them when it ends as it was told to,
+or when its driver is gone: nobody else may be left to do it. After a failure a living driver reads
+the log first.
 """
 
 import importlib
@@ -11,7 +13,7 @@ import signal
 import sys
 
 from fabric.runtime.control import run_control
-from fabric.runtime.directories import remove_if_orphan
+from fabric.runtime.directories import remove_runtime_directory, take_over
 from fabric.runtime.node import run_node
 from fabric.runtime.settings import FabricSettings, read_settings
 from fabric.runtime.zygote import PR_SET_CHILD_SUBREAPER, PR_SET_NAME, PR_SET_PDEATHSIG, prctl
@@ -19,20 +21,29 @@ from fabric.runtime.zygote import PR_SET_CHILD_SUBREAPER, PR_SET_NAME, PR_SET_PD
 
 def main() -> None:
     """Become the node of the fabric whose settings are behind the descriptor in ``argv[1]``."""
-    settings = read_settings(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    settings = read_settings(int(sys.argv[1]))
     control_pid = _fork_control(settings)
     # nothing here needs it: the zygote's workers do, and share its pages, if it is here before them
     importlib.import_module("cloudpickle")
     prctl(PR_SET_NAME, b"fabric:node")
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+    is_in_order = False
     try:
-        run_node(settings, control_pid)
+        is_in_order = run_node(settings, control_pid)
     finally:
         _end_control(control_pid)
-        if settings.driver_pid:  # a driver that lives has these locked, and removes them itself
-            remove_if_orphan(settings.runtime_directory)
-            remove_if_orphan(settings.store_directory)
+        # the parent that a process began with is its driver, unless that is dead
+        if is_in_order or (settings.driver_pid and os.getppid() != settings.driver_pid):
+            _remove_directories(settings)
+
+
+def _remove_directories(settings: FabricSettings) -> None:
+    directories = (settings.runtime_directory, settings.store_directory)
+    for path, lock in zip(directories, settings.locks, strict=True):
+        take_over(path, lock)
+        remove_runtime_directory(path)
 
 
 def _fork_control(settings: FabricSettings) -> int:

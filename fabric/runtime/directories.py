@@ -23,6 +23,8 @@ from fabric.exceptions import ConfigError
 
 SHARED_MEMORY = "/dev/shm"
 PREFIX = "fb-"
+PRIVATE = "private-"
+"""How the names of fabrics begin that belong to one driver."""
 NAME = re.compile(PREFIX + "[0-9a-f]{8}")
 ENDPOINT_BYTES = len("/w-0123456789abcdef")
 PATH_BYTES_MAX = 80
@@ -67,7 +69,7 @@ def runtime_directory(cluster: str) -> str:
 def remove_runtime_directory(path: str) -> None:
     """Remove a runtime or store directory that this process made, and let go of its lock.
 
-    After a fork both processes hold the lock; the one that made the directory removes it.
+    A daemon that has inherited the lock may have removed it before.
     """
     lock = _locks.pop(path)
     _remove(path)
@@ -85,6 +87,18 @@ def lock_of(path: str) -> int:
 def hand_over(path: str) -> None:
     """The directory is its heirs' from now on: they have inherited `lock_of` it."""
     os.close(_locks.pop(path))
+
+
+def take_over(path: str, lock: int) -> None:
+    """This process has inherited the lock of that directory, and so the directory."""
+    os.set_inheritable(lock, False)
+    _locks[path] = lock
+
+
+def _let_go_in_child() -> None:
+    """A fork of the user's has no part in the directory, and must not keep it alive."""
+    while _locks:
+        os.close(_locks.popitem()[1])
 
 
 def is_lived_in(path: str) -> bool:
@@ -306,3 +320,6 @@ def private_directory(path: str) -> str:
             advice=f"`chmod 700 {path}`, if you trust what is in it.",
         )
     return path
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)

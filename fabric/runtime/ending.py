@@ -1,8 +1,8 @@
 """The end of a cluster's daemon: every process of it, then its directories.
 
 Found by the kernel's word, not by files: the node and the control store hold the locks of the
-cluster's directories open, and all other processes descend from them. A private fabric's locks are
-its driver's, so it is never found here. What runs in those processes is not known here.
+cluster's directories open, and all other processes descend from them. A private fabric ends with
+its driver and is never found here. What runs in those processes is not known here.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import msgspec
 
 from fabric.exceptions import ClusterError
-from fabric.runtime.directories import NAME, remove_if_orphan
+from fabric.runtime.directories import NAME, PRIVATE, remove_if_orphan
 from fabric.runtime.launch import END_S
 
 KILL_S = 5.0
@@ -52,6 +52,8 @@ def daemons() -> list[Daemon]:
             directories = _directories_of(entry.name) if title in (NODE, CONTROL) else ()
             if directories:
                 name = _read(os.path.join(directories[0], "lock")).partition(" ")[2]
+                if name.startswith(PRIVATE):
+                    continue
                 daemon = found.setdefault(directories, Daemon(name, directories))
                 (daemon.nodes if title == NODE else daemon.controls).append(int(entry.name))
     return list(found.values())

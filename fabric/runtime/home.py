@@ -189,6 +189,7 @@ def start_cluster(
                 driver_pid=driver_pid,
                 limits=_limits_of_cluster(limits),
                 address_path=os.path.join(home, ADDRESS),
+                locks=(lock_of(runtime), lock_of(store)),
             )
             return _launch(settings)
 
@@ -246,8 +247,7 @@ def _launch(settings: FabricSettings) -> StartedCluster:
     with contextlib.suppress(FileNotFoundError):  # the last life's, and one before it
         os.replace(log_path, log_path + ".1")
     _forget(settings.address_path)
-    locks = [lock_of(settings.runtime_directory), lock_of(settings.store_directory)]
-    process = launch(settings, log_path, locks=locks, is_daemon=True)
+    process = launch(settings, log_path, locks=settings.locks, is_daemon=True)
     try:
         return StartedCluster(_wait_ready(settings, process, log_path), process, settings)
     except BaseException:

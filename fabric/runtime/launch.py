@@ -9,7 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import fabric
 from fabric.runtime.memory import MemoryMeter
@@ -21,6 +22,9 @@ START_S = 30.0
 
 END_S = 3.0
 """The daemons get this long to end by themselves."""
+
+LOOK_S = 0.02
+"""Whoever waits for an end looks this often whether somebody is in a hurry."""
 
 LOG_LINES = 20
 
@@ -47,6 +51,9 @@ def launch(
     home = os.path.dirname(os.path.dirname(os.path.abspath(fabric.__file__)))
     reader, writer = os.pipe()
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    # an interrupt of the terminal's group that reaches the child before its own session does is
+    # blocked there until it ignores interrupts
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", BOOT.format(home), str(reader)],
@@ -62,6 +69,7 @@ def launch(
         os.close(writer)
         raise
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         os.close(reader)
         os.close(log)
     with os.fdopen(writer, "wb") as pipe:
@@ -72,15 +80,24 @@ def launch(
     return process
 
 
-def end_process(process: subprocess.Popen[bytes]) -> None:
-    """Ask it to end; after `END_S`, make it."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(END_S)
-        except subprocess.TimeoutExpired:
+def end_process(
+    process: subprocess.Popen[bytes], is_in_a_hurry: Callable[[], bool] = lambda: False
+) -> bool:
+    """Ask it to end; after `END_S`, make it. In a hurry it is left to end alone, which is false."""
+    if process.poll() is not None:
+        return True
+    process.send_signal(signal.SIGTERM)
+    until = time.monotonic() + END_S
+    while not is_in_a_hurry():
+        left_s = until - time.monotonic()
+        if left_s <= 0:
             kill_session(process.pid)
-            process.wait()
+        try:
+            process.wait(min(left_s, LOOK_S) if left_s > 0 else None)
+            return True
+        except subprocess.TimeoutExpired:
+            continue
+    return False
 
 
 def kill_session(pid: int) -> None:

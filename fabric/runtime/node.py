@@ -58,6 +58,8 @@ class NodeProcess:
         self.settings = settings
         self.control_pid = control_pid
         self.exit_reason: str | None = None
+        self.is_in_order = False
+        """It ends because somebody wants it to."""
         # before there is a thread or a context
         zygote = start_zygote(worker_main, settings.node, (control_pid,))
         self.context = sockets.new_context()
@@ -102,6 +104,8 @@ class NodeProcess:
         self._watch_pid(control_pid, self._on_control_end)
         if settings.driver_pid:
             self._watch_pid(settings.driver_pid, self._on_driver_end)
+            if os.getppid() != settings.driver_pid:  # dead before; the number is another's, maybe
+                self._on_driver_end()
 
     def run(self) -> None:
         """Turn until told to end."""
@@ -207,12 +211,14 @@ class NodeProcess:
 
     def _on_driver_end(self) -> None:
         self.exit_reason = "its driver has ended"
+        self.is_in_order = True
 
     def _on_control_end(self) -> None:
         self.exit_reason = "its control store has ended"
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         self.exit_reason = "it was told to end"
+        self.is_in_order = True
         self._poke.up()
 
     def _announce(self) -> None:
@@ -232,10 +238,11 @@ class NodeProcess:
         )
 
 
-def run_node(settings: FabricSettings, control_pid: int) -> None:
-    """Be the node until it is told to end."""
+def run_node(settings: FabricSettings, control_pid: int) -> bool:
+    """Be the node until it ends; whether somebody wanted that."""
     node = NodeProcess(settings, control_pid)
     try:
         node.run()
     finally:
         node.close()
+    return node.is_in_order

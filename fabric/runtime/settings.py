@@ -22,7 +22,7 @@ class FabricSettings(msgspec.Struct, frozen=True):
 
     ``driver_pid`` is 0 for a cluster that outlives its drivers; else everything ends with that
     process. ``journal_path`` is where the control store's database is; it is synced only for
-    clusters.
+    clusters. ``locks`` are the inherited descriptors of the two directories' locks.
     """
 
     cluster: str
@@ -39,6 +39,7 @@ class FabricSettings(msgspec.Struct, frozen=True):
     driver_pid: int
     limits: Limits
     address_path: str = ""
+    locks: tuple[int, ...] = ()
 
 
 class Place(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 
 from fabric.config import Limits
 from fabric.exceptions import ClusterError, ConfigError
@@ -16,14 +17,24 @@ from fabric.ids import Incarnation, JobId, address
 from fabric.protocol.values import JobSpec
 from fabric.runtime.client import Client
 from fabric.runtime.directories import (
+    PRIVATE,
     fabric_home,
+    hand_over,
+    lock_of,
     remove_runtime_directory,
     runtime_directory,
     store_directory,
     sweep,
 )
 from fabric.runtime.home import find_running
-from fabric.runtime.launch import START_S, default_store_bytes, end_process, launch, tail_of
+from fabric.runtime.launch import (
+    LOOK_S,
+    START_S,
+    default_store_bytes,
+    end_process,
+    launch,
+    tail_of,
+)
 from fabric.runtime.settings import FabricSettings, Place, resource_units
 
 FAILED_LOG = "failed-start.log"
@@ -36,7 +47,8 @@ class PrivateFabric:
     def __init__(self, settings: FabricSettings) -> None:
         self.settings = settings
         self.log_path = os.path.join(settings.runtime_directory, "boot.log")
-        self.process = launch(settings, self.log_path)
+        self.is_in_a_hurry = False
+        self.process = launch(settings, self.log_path, locks=settings.locks)
 
     @property
     def place(self) -> Place:
@@ -63,14 +75,29 @@ class PrivateFabric:
     def last_words(self) -> str:
         """The end of its log. The log is kept, though the directory it is in goes away."""
         kept = os.path.join(fabric_home(), FAILED_LOG)
-        shutil.copyfile(self.log_path, kept)
+        try:
+            shutil.copyfile(self.log_path, kept)
+        except FileNotFoundError:  # it was ended in order, and has tidied up
+            return ""
         return tail_of(kept)
+
+    def hurry(self) -> None:
+        """Whoever waits for its end waits no longer; it goes on ending by itself."""
+        self.is_in_a_hurry = True
 
     def end(self) -> None:
         """End every process of it and remove its directories."""
-        end_process(self.process)
-        remove_runtime_directory(self.settings.runtime_directory)
-        remove_runtime_directory(self.settings.store_directory)
+        directories = (self.settings.runtime_directory, self.settings.store_directory)
+        is_over = end_process(self.process, lambda: self.is_in_a_hurry)
+        for path in directories:
+            if is_over:
+                remove_runtime_directory(path)  # what is left: its node may have been killed
+            else:
+                hand_over(path)
+
+    def disown(self) -> None:
+        """In a fork of the driver: it is no child of this process."""
+        self.process.returncode = 0
 
 
 def start_private(
@@ -82,7 +109,7 @@ def start_private(
 ) -> PrivateFabric:
     """Start a control store and a node for this driver alone."""
     sweep()
-    cluster = "private-" + os.urandom(4).hex()
+    cluster = PRIVATE + os.urandom(4).hex()
     store_bytes = object_store_memory or default_store_bytes()
     runtime = runtime_directory(cluster)
     store: str | None = None
@@ -103,6 +130,7 @@ def start_private(
             is_synced=False,
             driver_pid=os.getpid(),
             limits=limits,
+            locks=(lock_of(runtime), lock_of(store)),
         )
         return PrivateFabric(settings)
     except BaseException:
@@ -133,11 +161,14 @@ def new_driver(
     )
 
 
-def connect(client: Client, private: PrivateFabric | None) -> None:
+def connect(
+    client: Client, private: PrivateFabric | None, check_interrupt: Callable[[], None]
+) -> None:
     """Start the client and wait for its node's welcome."""
     client.start()
     deadline = time.monotonic() + START_S
-    while not client.registered.wait(0.1):
+    while not client.registered.wait(LOOK_S):
+        check_interrupt()
         if private is not None:
             private.check()
         client.check()

@@ -22,11 +22,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fabric.core.events import Event
 from fabric.exceptions import FabricError
+from fabric.interrupts import MAIN_THREAD, SIGINT, Held, handler_of
 
 if TYPE_CHECKING:
     from fabric.runtime.loop import Loop  # which imports zmq: the first session does
@@ -38,16 +38,11 @@ DEEP_S = 0.03
 """While one thread runs the loop for long the loop thread looks more and more seldom; beyond this
 it sleeps until it is rung."""
 
-CLOSE_S = 2.0
+CLOSE_S = 0.5
 """The loop thread gets this long to say goodbye."""
 
-SIGINT = int(signal.SIGINT)
 RAISING = (signal.SIGTERM, signal.SIGALRM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals whose handlers, where a program has its own, like to raise."""
-
-# the plain functions of C: what `signal` wraps around them makes enums, for 20 µs a wait
-_handler_of: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
-_handle_by: Callable[[int, Any], Any] = getattr(signal.signal, "__wrapped__", signal.signal)
 
 
 class Turns:
@@ -180,36 +175,25 @@ class Turns:
                 advice="Only submit there, and wait elsewhere.",
             )
         deadline = time.monotonic() + timeout
-        if threading.current_thread() is not threading.main_thread():
-            return self._wait(loop, arrived, deadline, [])
-        if not _may_run_here():
-            return self._stand_by(arrived, deadline)
-        return self._wait_undisturbed(loop, arrived, deadline)
+        if threading.get_ident() != MAIN_THREAD:
+            is_here = self._run_if_free(loop, arrived, deadline, Held())
+        elif _may_run_here():
+            with Held() as held:
+                held.on_interrupt = loop.wake
+                is_here = self._run_if_free(loop, arrived, deadline, held)
+        else:
+            is_here = None
+        return self._stand_by(arrived, deadline) if is_here is None else is_here
 
-    def _wait_undisturbed(self, loop: Loop, arrived: threading.Lock, deadline: float) -> bool:
-        """The same with Ctrl-C put aside; it is raised in the end."""
-        interrupts: list[int] = []
-
-        def note(number: int, frame: FrameType | None) -> None:
-            interrupts.append(number)
-            loop.wake()
-
-        try:
-            _handle_by(SIGINT, note)
-            return self._wait(loop, arrived, deadline, interrupts)
-        finally:
-            _handle_by(SIGINT, signal.default_int_handler)
-            if interrupts:
-                raise KeyboardInterrupt
-
-    def _wait(
-        self, loop: Loop, arrived: threading.Lock, deadline: float, interrupts: list[int]
-    ) -> bool:
+    def _run_if_free(
+        self, loop: Loop, arrived: threading.Lock, deadline: float, held: Held
+    ) -> bool | None:
+        """Run the loop on this thread, if it may be had; None if another thread is to do it."""
         if self._turning.acquire(blocking=False):
-            return self._run_here(loop, arrived, deadline, interrupts)
+            return self._run_here(loop, arrived, deadline, held)
         claim = self._make_claim() if loop.has_news else None
         if claim is None:
-            return self._stand_by(arrived, deadline)
+            return None
         loop.wake()  # whatever it does: before it sleeps it looks at claims
         if not claim.acquire(timeout=max(0.0, deadline - time.monotonic())):
             with self._claiming:
@@ -217,7 +201,7 @@ class Turns:
                     self._claim = None
                     return arrived.acquire(blocking=False)
             claim.acquire()
-        return self._run_here(loop, arrived, deadline, interrupts)
+        return self._run_here(loop, arrived, deadline, held)
 
     def _make_claim(self) -> threading.Lock | None:
         """Ask the loop thread for the loop, if it has that and nobody else asks."""
@@ -238,9 +222,7 @@ class Turns:
         finally:
             self._bystanders.discard(arrived)
 
-    def _run_here(
-        self, loop: Loop, arrived: threading.Lock, deadline: float, interrupts: list[int]
-    ) -> bool:
+    def _run_here(self, loop: Loop, arrived: threading.Lock, deadline: float, held: Held) -> bool:
         """Run the loop on this thread until the lock is released."""
         self._runner = threading.get_ident()
         began = time.monotonic()
@@ -250,7 +232,7 @@ class Turns:
                 loop.speak()
             while not arrived.acquire(blocking=False):
                 left_s = deadline - time.monotonic()
-                if left_s <= 0 or interrupts or self._is_ending:
+                if left_s <= 0 or held.is_interrupted or self._is_ending:
                     return False
                 loop.turn(left_s)
             return True
@@ -271,9 +253,9 @@ class Turns:
 
 def _may_run_here() -> bool:
     """No handler of this program raises on the main thread, but that of Ctrl-C."""
-    if _handler_of(SIGINT) is not signal.default_int_handler:
+    if handler_of(SIGINT) is not signal.default_int_handler:
         return False
-    return not any(callable(_handler_of(number)) for number in RAISING)
+    return not any(callable(handler_of(number)) for number in RAISING)
 
 
 def _nobody_hears(event: Event) -> None:

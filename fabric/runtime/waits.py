@@ -269,7 +269,7 @@ class Courier:
         """Run what is queued, then stop."""
         self._jobs.put(None)
         if threading.current_thread() is not self._thread:
-            self._thread.join(timeout=2.0)
+            self._thread.join(timeout=0.5)
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
