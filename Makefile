@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 SAY := @printf '== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fast sim replay bench peers docs clean apt lint
+.PHONY: help demo test check fast sim replay interrupts bench peers docs clean apt lint
 
 help:  ## print this
 	@sed -n 's/^\([a-z]*\):.*##[[:space:]]*/\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ sim: $(VENV)/.installed-test  ## the simulator over SEEDS=200 seeds
 replay: $(VENV)/.installed-test  ## one seed again, with its story: SEED=17
 	@test -n "$(SEED)" || { echo "make replay SEED=17: which seed?" >&2; exit 2; }
 	@$(RUN) -m tests.sim --replay $(SEED)
+
+interrupts: $(VENV)/.installed-test  ## get, Ctrl-C, get: 10,000 times
+	@$(RUN) -m tests.strikes
 
 bench: $(VENV)/.installed-test  ## measure beside the peers that are installed (nothing is asserted)
 	@$(RUN) -m bench $(BENCH_FLAGS)

@@ -1,0 +1,189 @@
+"""Whom a driver shares the machine with: a cluster it dies in, other users, poor surroundings."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fabric
+from tests.commands import run_command, run_json, start_program
+from tests.leaks import runtime_entries, shared_memory
+from tests.system.looks import WAIT_S, wait_until
+from tests.system.work import add
+
+pytestmark = pytest.mark.system
+
+QUEUES = """
+import time, fabric
+@fabric.task
+def rest(): time.sleep(600)
+@fabric.task
+def nothing(): pass
+large = [fabric.put(bytes(5_000_000)) for _ in range(4)]
+refs = [rest.remote() for _ in range(2)] + [nothing.remote() for _ in range(100_000)]
+fabric.wait(refs, timeout=0.5)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+HELLO = """
+import fabric
+@fabric.task
+def double(x): return 2 * x
+print(fabric.get([double.remote(21), double.remote(fabric.put(bytes(200_000)))])[0])
+"""
+
+
+def run_hello(**changed: str | None) -> str:
+    """What a small program prints in that environment; a None leaves the variable out."""
+    environment: dict[str, str] = {**os.environ, "PYTHONPATH": os.getcwd()}
+    for name, value in changed.items():
+        environment.pop(name, None)
+        if value is not None:
+            environment[name] = value
+    done = subprocess.run(
+        [sys.executable, "-c", HELLO], capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# ---------------------------------------- a driver that is killed in a cluster
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("FABRIC_ADDRESS", "auto")
+    run_json("up", "--num-cpus", "2")
+    yield
+    run_command("down")
+
+
+def _node() -> dict[str, Any]:
+    node: dict[str, Any] = run_json("status")["nodes"][0]
+    return node
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_driver_with_many_queued_calls_gives_everything_back_to_its_cluster() -> None:
+    with start_program(QUEUES) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "ready\n"
+        assert _node()["available"]["CPU"] == 0
+        driver.kill()
+    wait_until(lambda: _node()["available"] == _node()["resources"], "its CPUs are free")
+    with fabric.init():
+        assert add.remote(1).get(WAIT_S) == 2
+        kept = [fabric.put(bytes(5_000_000)) for _ in range(4)]
+        assert len(fabric.get(kept)) == 4
+
+
+# ---------------------------------------- other users
+
+
+def test_another_user_can_neither_list_nor_reach_a_fabric() -> None:
+    if os.geteuid() != 0 or shutil.which("su") is None:
+        pytest.skip("only root can become somebody else")
+    with fabric.init(num_cpus=1):
+        ref = fabric.put(bytes(1_000_000))
+        places = [*runtime_entries(Path(os.environ["XDG_RUNTIME_DIR"])), *shared_memory()]
+        assert len(places) >= 2
+        for place in places:
+            assert (place.stat().st_mode & 0o777, place.stat().st_uid) == (0o700, 0)
+        sockets = [one for place in places for one in place.iterdir() if one.is_socket()]
+        assert sockets
+        os.chmod(os.environ["XDG_RUNTIME_DIR"], 0o711)  # so that it is the fabric's own doing
+        os.chmod(Path(os.environ["XDG_RUNTIME_DIR"]).parent, 0o711)
+        for place in places:
+            assert "Permission denied" in _as_nobody(f"ls {place}")
+        for one in sockets:
+            assert "Permission denied" in _as_nobody(f"cat < {one}")
+        assert len(ref.get()) == 1_000_000
+
+
+def _as_nobody(command: str) -> str:
+    """What nobody's shell says of a command that has to fail."""
+    words = ["su", "nobody", "-s", "/bin/sh", "-c", command]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=WAIT_S)
+    assert done.returncode != 0, done.stdout
+    return done.stderr
+
+
+def test_nothing_of_a_fabric_is_told_on_command_lines() -> None:
+    with fabric.init(num_cpus=1, namespace="whispered") as context:
+        add.remote(1).get(WAIT_S)
+        lines = [
+            entry.read_bytes()
+            for entry in Path("/proc").glob("[0-9]*/cmdline")
+            if _is_of(entry.parent, os.environ["XDG_RUNTIME_DIR"])
+        ]
+        assert lines
+        assert not [one for one in lines if b"whispered" in one or context.cluster.encode() in one]
+
+
+def _is_of(process: Path, runtime_root: str) -> bool:
+    try:
+        environment = (process / "environ").read_bytes()
+    except OSError:  # it has ended
+        return False
+    return f"XDG_RUNTIME_DIR={runtime_root}".encode() in environment.split(b"\0")
+
+
+# ---------------------------------------- poor surroundings
+
+
+def test_a_home_that_cannot_be_written_is_no_obstacle_to_a_private_fabric(tmp_path: Path) -> None:
+    nowhere = tmp_path / "a file"
+    nowhere.touch()
+    assert run_hello(FABRIC_HOME=None, HOME=str(nowhere / "home")) == "42\n"
+
+
+def test_a_long_temporary_directory_is_passed_over(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    deep.mkdir(parents=True)
+    assert run_hello(TMPDIR=str(deep), XDG_RUNTIME_DIR=str(deep)) == "42\n"
+
+
+def test_a_name_of_the_machine_that_nobody_knows_is_not_asked_for(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("only root can give the machine another name")
+    script = tmp_path / "hello.py"
+    script.write_text(HELLO)
+    command = f"hostname nobody.knows.invalid && exec {sys.executable} {script}"
+    done = subprocess.run(
+        ["unshare", "--uts", "/bin/sh", "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    if "unshare" in done.stderr or "hostname" in done.stderr:
+        pytest.skip(f"this machine does not allow it: {done.stderr.strip()}")
+    assert (done.stdout, done.stderr) == ("42\n", "")
+    assert socket.gethostname() != "nobody.knows.invalid"
+
+
+def test_without_shared_memory_the_store_is_a_directory(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("only root can take /dev/shm away from a program")
+    script = tmp_path / "hello.py"
+    script.write_text(HELLO)
+    command = f"mount -t tmpfs -o ro none /dev/shm && exec {sys.executable} {script}"
+    done = subprocess.run(
+        ["unshare", "--mount", "/bin/sh", "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    if "mount:" in done.stderr or "unshare" in done.stderr:
+        pytest.skip(f"this machine does not allow it: {done.stderr.strip()}")
+    assert done.stdout == "42\n", done.stderr
+    assert json.loads(done.stdout) == 42
