@@ -484,6 +484,7 @@ class Driver:
         spec = getattr(answer, "spec", None)
         if spec is not None:
             token = client.refs.hold(client.refs.revive(ObjectId(spec.actor_id)))
+            client.found[token.object_id] = None
             yield Count(client.refs.next_call(), (token.object_id,))
             if isinstance(token.value, Failure):  # its last handle was gone
                 client.refs.drop(token)

@@ -218,6 +218,7 @@ class Client(Shell):
         self.job = job
         self.depth = 0
         self.kept: list[SimRef] = []
+        self.found: dict[ObjectId, None] = {}  # actors looked up by name: perhaps too late
         self.refs = Refs(self)
         self.questions: dict[bytes, Callable[[Any], None]] = {}
         self.writes: dict[ObjectId, Callable[[WriteSegment], None]] = {}
