@@ -43,11 +43,20 @@ PROGRAM = textwrap.dedent(
 )
 
 
-def end_of(terminal: Terminal) -> tuple[int, float]:
-    """How a program ended that Ctrl-C was pressed on just now, and after how long."""
-    pressed = time.monotonic()
-    status = terminal.wait()
-    return status, time.monotonic() - pressed
+def interrupted(command: list[str], text: str, delay_s: float, again: bool = False) -> str:
+    """What a program showed that Ctrl-C was pressed on, so long after that text; it ended soon."""
+    with Terminal(command, ROOT) as terminal:
+        terminal.read_until(text)
+        terminal.read_for(delay_s)
+        terminal.press_ctrl_c()
+        pressed = time.monotonic()
+        if again:
+            terminal.read_for(0.02)
+            terminal.press_ctrl_c()
+        status = terminal.wait()
+    assert status in (-signal.SIGINT, 130), terminal.output
+    assert time.monotonic() - pressed < SOON_S
+    return terminal.output
 
 
 @pytest.fixture
@@ -59,47 +68,23 @@ def program(tmp_path: Path) -> list[str]:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_ctrl_c_while_it_imports_or_starts_ends_it(program: list[str], seed: int) -> None:
-    with Terminal(program, ROOT) as terminal:
-        terminal.read_until("began")
-        terminal.read_for(random.Random(seed).uniform(0, 0.45))
-        terminal.press_ctrl_c()
-        status, seconds = end_of(terminal)
-    assert status in (-signal.SIGINT, 130), terminal.output
-    assert seconds < SOON_S
+    interrupted(program, "began", random.Random(seed).uniform(0, 0.45))
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_ctrl_c_while_it_waits_ends_it_and_its_tasks(program: list[str], seed: int) -> None:
-    with Terminal(program, ROOT) as terminal:
-        terminal.read_until("works")
-        terminal.read_for(random.Random(seed).uniform(0, 0.3))
-        terminal.press_ctrl_c()
-        status, seconds = end_of(terminal)
-    assert status in (-signal.SIGINT, 130), terminal.output
-    assert seconds < SOON_S
-    shown = terminal.output
+    shown = interrupted(program, "works", random.Random(seed).uniform(0, 0.3))
     assert shown.count("KeyboardInterrupt") == 1, shown  # the driver's own, nothing of the tasks'
 
 
 def test_a_second_ctrl_c_ends_it_at_once(program: list[str]) -> None:
-    with Terminal(program, ROOT) as terminal:
-        terminal.read_until("works")
-        terminal.press_ctrl_c()
-        terminal.read_for(0.02)
-        terminal.press_ctrl_c()
-        status, seconds = end_of(terminal)
-    assert status in (-signal.SIGINT, 130), terminal.output
-    assert seconds < SOON_S
+    interrupted(program, "works", 0.0, again=True)
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_ctrl_c_ends_the_census(seed: int) -> None:
-    with Terminal([sys.executable, "examples/census.py"], ROOT) as terminal:
-        terminal.read_for(random.Random(seed).uniform(0.5, 2.5))
-        terminal.press_ctrl_c()
-        status, seconds = end_of(terminal)
-    assert status in (-signal.SIGINT, 130), terminal.output
-    assert seconds < SOON_S
+    command = [sys.executable, "examples/census.py"]
+    interrupted(command, "", random.Random(seed).uniform(0.5, 2.5))
 
 
 def test_waits_go_on_for_ever_however_often_they_are_interrupted() -> None:

@@ -1,9 +1,7 @@
 """Whom a driver shares the machine with: a cluster it dies in, other users, poor surroundings."""
 
-import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -152,38 +150,26 @@ def test_a_long_temporary_directory_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_name_of_the_machine_that_nobody_knows_is_not_asked_for(tmp_path: Path) -> None:
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("only root can give the machine another name")
-    script = tmp_path / "hello.py"
-    script.write_text(HELLO)
-    command = f"hostname nobody.knows.invalid && exec {sys.executable} {script}"
-    done = subprocess.run(
-        ["unshare", "--uts", "/bin/sh", "-c", command],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
-    )
-    if "unshare" in done.stderr or "hostname" in done.stderr:
-        pytest.skip(f"this machine does not allow it: {done.stderr.strip()}")
-    assert (done.stdout, done.stderr) == ("42\n", "")
-    assert socket.gethostname() != "nobody.knows.invalid"
+    assert hello_apart(tmp_path, "--uts", "hostname nobody.knows.invalid") == ("42\n", "")
 
 
 def test_without_shared_memory_the_store_is_a_directory(tmp_path: Path) -> None:
+    assert hello_apart(tmp_path, "--mount", "mount -t tmpfs -o ro none /dev/shm") == ("42\n", "")
+
+
+def hello_apart(place: Path, what: str, spoil: str) -> tuple[str, str]:
+    """What the small program says where that part of the machine is its own, and spoilt."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("only root can take /dev/shm away from a program")
-    script = tmp_path / "hello.py"
+        pytest.skip("only root can have a part of the machine of its own")
+    script = place / "hello.py"
     script.write_text(HELLO)
-    command = f"mount -t tmpfs -o ro none /dev/shm && exec {sys.executable} {script}"
     done = subprocess.run(
-        ["unshare", "--mount", "/bin/sh", "-c", command],
+        ["unshare", what, "/bin/sh", "-c", f"{spoil} && exec {sys.executable} {script}"],
         capture_output=True,
         text=True,
         timeout=60,
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )
-    if "mount:" in done.stderr or "unshare" in done.stderr:
+    if done.stderr.startswith(("unshare:", "hostname:", "mount:")):
         pytest.skip(f"this machine does not allow it: {done.stderr.strip()}")
-    assert done.stdout == "42\n", done.stderr
-    assert json.loads(done.stdout) == 42
+    return done.stdout, done.stderr
