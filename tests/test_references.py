@@ -5,9 +5,10 @@ goes too early is a lost value, one that stays is a leak: both show in whole lis
 """
 
 from fabric.core.client.client import ClientMachine
+from fabric.core.client.references import DEAD_MAX
 from fabric.core.effects import Effect, Hangup, Reply, Resolve, Send
 from fabric.core.events import Drained, Drop, Hold, PeerLost, Put, Register, Want
-from fabric.ids import Address, ObjectId
+from fabric.ids import Address, Incarnation, ObjectId
 from fabric.protocol.messages import (
     AddBorrower,
     BorrowerAdded,
@@ -465,3 +466,12 @@ def test_a_worker_that_is_gone_is_not_told_that_its_refs_were_taken() -> None:
     assert Send(OTHER, AddBorrower((theirs(1),))) in hear(client, W1, CallsDone(1, [result]))
     assert Hangup(W1) in tell(client, Drained(W1))
     assert hear(client, OTHER, BorrowerAdded((theirs(1),))) == []
+
+
+def test_of_those_who_are_gone_only_the_latest_are_remembered() -> None:
+    client = new_client()
+    for number in range(DEAD_MAX + 5):
+        hear(client, NODE, ClientDied(Incarnation(number.to_bytes(8, "big"))))
+    assert not client.references.is_dead(ObjectId((4).to_bytes(8, "big") + bytes(8)))
+    assert client.references.is_dead(ObjectId((5).to_bytes(8, "big") + bytes(8)))
+    assert client.references.is_dead(ObjectId((DEAD_MAX + 4).to_bytes(8, "big") + bytes(8)))

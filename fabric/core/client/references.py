@@ -32,6 +32,9 @@ from fabric.protocol.messages import (
 )
 from fabric.protocol.values import Failure, Sealed, Value
 
+DEAD_MAX = 10_000
+"""Clients remembered as gone: workers come and go for as long as a driver runs."""
+
 DOUBT_TURNS = 2
 """For how many turns an object that others ask for may be unknown before it counts as gone."""
 
