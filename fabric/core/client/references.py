@@ -68,7 +68,7 @@ class References:
         self._wake = wake
         self._barriers: dict[ObjectId, list[Barrier]] = {}  # ref being registered → who waits
         self._to_free: list[ObjectId] = []
-        self._dead: dict[Incarnation, None] = {}  # clients that are gone
+        self._dead: dict[Incarnation, None] = {}  # clients that are gone, the latest
         self._lost: Failure | None = None  # the node is gone, which tells who else is
         # asked for objects we do not know (yet), and for how many turns
         self._doubtful: list[tuple[Address, AddBorrower | WantObject, int]] = []
@@ -396,6 +396,8 @@ class References:
         """A borrower is gone, or an owner: its objects without a value never get one."""
         effects: list[Effect] = []
         self._dead[client] = None
+        if len(self._dead) > DEAD_MAX:  # of one forgotten here, its line says that it is lost
+            del self._dead[next(iter(self._dead))]
         for object_id in self.objects.borrower_died(client):
             if not self._is_pending(object_id):
                 effects += self.forget(object_id)
