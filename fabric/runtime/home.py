@@ -375,7 +375,8 @@ def end_clusters(everywhere: bool = False) -> list[dict[str, Any]]:
             ended.append({"name": daemon.name, "pid": daemon.pid})
             end_daemon(daemon)
     for path in glob.glob(os.path.join(glob.escape(host_directory()), "*", ADDRESS)):
-        if _read_address(path) is None:
+        if _read_address(path) is None:  # it died, and what it had is nobody's
+            sweep(os.path.dirname(path))
             _forget(path)
     return ended
 

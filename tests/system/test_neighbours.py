@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 import fabric
+from fabric.runtime.directories import host_directory
+from fabric.runtime.home import ADDRESS, running_clusters
 from tests.commands import run_command, run_json, start_program
 from tests.leaks import runtime_entries, shared_memory
 from tests.system.looks import WAIT_S, wait_until
@@ -24,6 +27,12 @@ import time, fabric
 def rest(): time.sleep(600)
 @fabric.task
 def nothing(): pass
+@fabric.actor
+class Tally:
+    def __init__(self): self.n = 0
+    def add(self): self.n += 1; return self.n
+detached = Tally.options(name="tally", namespace="books", lifetime="detached").remote()
+fabric.get(detached.add.remote())
 large = [fabric.put(bytes(5_000_000)) for _ in range(4)]
 refs = [rest.remote() for _ in range(2)] + [nothing.remote() for _ in range(100_000)]
 fabric.wait(refs, timeout=0.5)
@@ -70,7 +79,7 @@ def _node() -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_killed_driver_with_many_queued_calls_gives_everything_back_to_its_cluster() -> None:
+def test_a_killed_driver_gives_everything_back_to_its_cluster_but_detached_actors() -> None:
     with start_program(QUEUES) as driver:
         assert driver.stdout is not None
         assert driver.stdout.readline() == "ready\n"
@@ -81,6 +90,69 @@ def test_a_killed_driver_with_many_queued_calls_gives_everything_back_to_its_clu
         assert add.remote(1).get(WAIT_S) == 2
         kept = [fabric.put(bytes(5_000_000)) for _ in range(4)]
         assert len(fabric.get(kept)) == 4
+        detached = fabric.get_actor("tally", namespace="books")
+        assert detached.add.remote().get(WAIT_S) == 2
+        fabric.kill(detached)
+
+
+RACES = """
+import sys, fabric
+@fabric.actor
+class Tally:
+    def add(self): return 1
+fabric.init()
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    tally = Tally.options(name="tally", namespace="books").remote()
+    print("made", fabric.get(tally.add.remote()), flush=True)
+except fabric.exceptions.NameTakenError:
+    print("taken", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.usefixtures("cluster")
+def test_of_two_drivers_that_make_an_actor_of_one_name_at_once_one_does() -> None:
+    with start_program(RACES) as one, start_program(RACES) as other:
+        programs = (one, other)
+        for program in programs:
+            assert _line_of(program) == "ready\n"
+        for program in programs:
+            _enter(program)
+        assert sorted(map(_line_of, programs)) == ["made 1\n", "taken\n"]
+        for program in programs:
+            _enter(program)
+
+
+def _line_of(program: subprocess.Popen[str]) -> str:
+    assert program.stdout is not None
+    return program.stdout.readline()
+
+
+def _enter(program: subprocess.Popen[str]) -> None:
+    assert program.stdin is not None
+    program.stdin.write("\n")
+    program.stdin.flush()
+
+
+def test_a_process_that_has_got_the_number_of_a_dead_node_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FABRIC_ADDRESS", "auto")
+    pid = run_json("up", "--num-cpus", "1")["pid"]
+    told = Path(host_directory(), "default", ADDRESS)
+    written = told.read_bytes()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not running_clusters(), "the end of the control store")
+    with subprocess.Popen(["sleep", "600"]) as innocent:
+        try:
+            told.write_bytes(written.replace(str(pid).encode(), str(innocent.pid).encode()))
+            assert run_json("down") == {"ended": []}
+            run_command("status", status=1)
+            assert innocent.poll() is None
+        finally:
+            innocent.kill()
 
 
 # ---------------------------------------- other users
